@@ -1,0 +1,1 @@
+"""What the rooms must agree on. Nothing here imports torch, transformers, onnxruntime or llama_cpp."""

@@ -1,0 +1,333 @@
+"""Artifacts: folders with a manifest, made whole or not at all, and opened whoever made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from contract.errors import AssayError, listed
+
+Kind = Literal["adapter", "merged", "onnx", "gguf", "gguf-lora"]
+MANIFEST_FILE = "manifest.json"
+MANIFEST_SCHEMA = 1
+# Times, logs and plots live here, and a verdict beside the manifest; neither belongs to the digested file list.
+MEASURED_FOLDER = "measured"
+_UNDIGESTED_FILES = (MANIFEST_FILE, "verdict.json")
+# Files that can change what a model does; others (a licence, a picture) may lie in a folder unlisted.
+_MODEL_SUFFIXES = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".json", ".model", ".jinja", ".txt", ".bin")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of an artifact, its path relative to the folder."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What an artifact was made from. role: "base", "adapter", "merged"."""
+
+    role: str
+    path: str  # a folder, or a hub id
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. `digest` covers `files` alone; `measurements` never enter it."""
+
+    kind: Kind
+    name: str
+    files: tuple[FileRecord, ...]
+    parents: tuple[Parent, ...] = ()
+    recipe_sha256: str | None = None
+    data_sha256: dict[str, str] = field(default_factory=dict)  # split -> sha256
+    tools: dict[str, str] = field(default_factory=dict)  # package -> version
+    details: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
+    schema: int = MANIFEST_SCHEMA
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the sorted list of path, size and sha256 of every file."""
+        return digest_of(self.files)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder (or a bare .gguf) that can be opened. `foreign`: Assay did not make it, so nothing was recorded."""
+
+    path: Path
+    manifest: Manifest
+    foreign: bool
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return self.manifest.kind
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.manifest.name
+
+    @property
+    def digest(self) -> str:
+        """What a verdict is bound to."""
+        return self.manifest.digest
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What its maker recorded; empty for a foreign one."""
+        return self.manifest.details
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def gguf_path(self) -> Path:
+        """The .gguf file of a gguf artifact."""
+        return self.folder / next(record.path for record in self.manifest.files if record.path.endswith(".gguf"))
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of its files."""
+        return sum(record.size_bytes for record in self.manifest.files)
+
+    def parent(self, role: str) -> Parent | None:
+        """The parent of that role, or None."""
+        return next((parent for parent in self.manifest.parents if parent.role == role), None)
+
+    def verify(self) -> None:
+        """Hash every file again.
+
+        Raises:
+            AssayError: naming every file that is missing, changed, or there without being listed.
+        """
+        problems = []
+        for record in self.manifest.files:
+            path = self.folder / record.path
+            if not path.is_file():
+                problems.append(f"{record.path}: missing")
+            elif path.stat().st_size != record.size_bytes:
+                problems.append(f"{record.path}: {path.stat().st_size} bytes, {record.size_bytes} were written")
+            elif sha256_of(path) != record.sha256:
+                problems.append(f"{record.path}: its bytes were changed")
+        if not self.foreign:
+            known = {record.path for record in self.manifest.files}
+            problems += [f"{path}: not in the manifest" for path in _walk(self.folder)
+                         if path not in known and path.endswith(_MODEL_SUFFIXES)]
+        if problems:
+            raise AssayError("the artifact is not intact", where=str(self.path), got=listed(problems),
+                             hint="export it again, or restore the files")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Iterable[FileRecord]) -> str:
+    """The digest of a file list, whatever its order."""
+    rows = sorted((record.path, record.size_bytes, record.sha256) for record in files)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Installed versions of the packages named, and Assay's own."""
+    found = {}
+    for package in ("assay", *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _walk(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] != MEASURED_FOLDER
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.relative_to(folder).as_posix() not in _UNDIGESTED_FILES)
+
+
+def _record(folder: Path, names: Iterable[str]) -> tuple[FileRecord, ...]:
+    return tuple(FileRecord(name, sha256_of(folder / name), (folder / name).stat().st_size) for name in names)
+
+
+def _foreign_kind(folder: Path) -> Kind | None:
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if any(folder.glob("*.onnx")):
+        return "onnx"
+    if (folder / "config.json").is_file():
+        return "merged"
+    return None
+
+
+def open_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
+    """Open what Assay made, a plain Hugging Face or PEFT folder, an ONNX folder, or a .gguf.
+
+    Args:
+        path: the folder or the file.
+        verify: hash every file again and compare with the manifest.
+
+    Raises:
+        AssayError: there is nothing, it is unfinished or not a model, or (with verify) it is not intact.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise AssayError("no such artifact", where=str(path))
+    folder = path if path.is_dir() else path.parent
+    if (folder / MANIFEST_FILE).is_file():
+        manifest = _read_manifest(folder / MANIFEST_FILE)
+        if path.is_dir() or path.name in {record.path for record in manifest.files}:
+            artifact = Artifact(path, manifest, foreign=False)
+            if verify:
+                artifact.verify()
+            return artifact
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"GGUF":
+            raise AssayError("not a model file", where=str(path), got=f"it begins with {magic!r}",
+                             expected="a folder, or a .gguf file")
+        return Artifact(path, Manifest("gguf", path.stem, _record(folder, [path.name])), foreign=True)
+    kind = _foreign_kind(path)
+    if kind is None:
+        ggufs = sorted(file.name for file in path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return open_artifact(path / ggufs[0], verify=verify)
+        raise AssayError("not a model folder", where=str(path), got=listed(sorted(os.listdir(path))) or "an empty folder",
+                         expected="manifest.json, config.json, adapter_config.json or one .gguf",
+                         hint="a folder without manifest may be an unfinished artifact" if ggufs else None)
+    pickles = [name for name in _walk(path) if name.endswith((".bin", ".pt", ".pth")) and "model" in name]
+    if pickles and not any(path.glob("*.safetensors")) and kind != "onnx":
+        raise AssayError("weights are read from safetensors only", where=str(path), got=listed(pickles),
+                         hint="convert them with safetensors first")
+    names = [name for name in _walk(path) if "/" not in name and name.endswith(_MODEL_SUFFIXES)]
+    return Artifact(path, Manifest(kind, path.resolve().name, _record(path, names)), foreign=True)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != MANIFEST_SCHEMA or data["kind"] not in get_args(Kind):
+            raise AssayError("a manifest of another version", where=str(path), got=f"{data['schema']} {data['kind']}")
+        manifest = Manifest(
+            cast(Kind, data["kind"]), data["name"], tuple(FileRecord(**record) for record in data["files"]),
+            tuple(Parent(**parent) for parent in data["parents"]), data["recipe_sha256"], data["data_sha256"],
+            data["tools"], data["details"], data["measurements"])
+        if data["digest"] != manifest.digest:
+            raise AssayError("the manifest does not agree with itself", where=str(path), expected=data["digest"],
+                             got=manifest.digest)
+        return manifest
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise AssayError("the manifest cannot be read", where=str(path), got=f"{type(error).__name__}: {error}") from None
+
+
+@dataclass
+class Draft:
+    """An artifact being made: write files below `path`, fill `details` and `measurements`."""
+
+    path: Path
+    details: dict[str, Any]
+    measurements: dict[str, Any] = field(default_factory=dict)
+    artifact: Artifact | None = None  # set once it is finished
+
+    @property
+    def measured(self) -> Path:
+        """The folder for logs and plots, outside the digest."""
+        folder = self.path / MEASURED_FOLDER
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def finished(self) -> Artifact:
+        """The artifact, after the `with` block."""
+        assert self.artifact is not None, "the draft was not finished"
+        return self.artifact
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise where an artifact at `path` would overwrite something."""
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise AssayError("the output exists already, and nothing is overwritten", where=str(path),
+                         hint="give another --out, or remove it yourself")
+
+
+@contextmanager
+def new_artifact(path: str | Path, kind: Kind, name: str, *, parents: Sequence[Parent] = (),
+                 recipe_sha256: str | None = None, data_sha256: dict[str, str] | None = None,
+                 tools: dict[str, str] | None = None, details: dict[str, Any] | None = None) -> Iterator[Draft]:
+    """Make an artifact beside `path` and move it there whole: files, then manifest, fsync, one rename.
+
+    Killed at any moment there is either the whole artifact or none. On an error the draft is removed.
+
+    Raises:
+        AssayError: `path` exists, or the disk is full.
+    """
+    path = Path(path).absolute()
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    draft = Draft(partial, dict(details or {}))
+    try:
+        yield draft
+        manifest = Manifest(kind, name, _record(partial, _walk(partial)), tuple(parents), recipe_sha256,
+                            dict(data_sha256 or {}), dict(tools or {}), draft.details, draft.measurements)
+        body = {**asdict(manifest), "digest": manifest.digest}
+        (partial / MANIFEST_FILE).write_text(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+                                             encoding="utf-8")
+        _sync(partial)
+        partial.rename(path)
+        _sync_folder(path.parent)
+        draft.artifact = Artifact(path, manifest, foreign=False)
+    except OSError as error:
+        raise AssayError("the artifact could not be written", where=str(path), got=str(error),
+                         hint="is the disk full?") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Drafts of this very artifact whose process is gone: what a SIGKILL leaves behind."""
+    for left in path.parent.glob(f".{path.name}.partial-*"):
+        pid = int(left.name.rpartition("-")[2])
+        if not Path(f"/proc/{pid}").exists() if Path("/proc").is_dir() else pid != os.getpid():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""What a Hugging Face model folder says of itself, read without transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contract.errors import AssayError
+from contract.prompt import PLAIN_TEMPLATE, ChatFormat
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                   "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AssayError("a file of the model is not JSON", where=str(path), got=str(error)) from None
+    if not isinstance(value, dict):
+        raise AssayError("a file of the model is not a JSON object", where=str(path), got=type(value).__name__)
+    return value
+
+
+def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a model given as a folder or as a hub id (downloaded, or found in the hub's cache).
+
+    Raises:
+        AssayError: there is no such folder and the hub cannot be reached or does not know it.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        return path.resolve()
+    if path.is_absolute() or str(reference).startswith(".") or str(reference).count("/") != 1:
+        raise AssayError("no such model folder", where=str(reference))
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise AssayError("no such model folder, and huggingface_hub is not installed", where=str(reference),
+                         hint='pip install "assay[train]"') from None
+    try:
+        folder = snapshot_download(str(reference), revision=revision, allow_patterns=[
+            "*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "LICENSE*"])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AssayError("the model is neither a folder nor on the hub or in its cache", where=str(reference),
+                         got=str(error).splitlines()[0]) from None
+    return Path(folder)
+
+
+def token_text(value: Any) -> str | None:
+    """A token as tokenizer_config.json writes it: plain text, or {"content": text}."""
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
+    """The chat format of a model folder; `template` ("plain", a .jinja file or Jinja text) replaces the model's own."""
+    config = read_json(folder / "tokenizer_config.json")
+    tokenizer = read_json(folder / "tokenizer.json")
+    special = {token["content"] for token in tokenizer.get("added_tokens", []) if token.get("special")}
+    special |= {token["content"] for token in config.get("added_tokens_decoder", {}).values() if token.get("special")}
+    named = {key: token_text(config.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    special |= {token for token in named.values() if token}
+    own = config.get("chat_template")
+    if isinstance(own, list):  # several named templates
+        own = next((entry["template"] for entry in own if entry.get("name") == "default"), None)
+    if (folder / "chat_template.jinja").is_file():
+        own = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    chosen = load_template(template) if template else own
+    return ChatFormat(chosen or PLAIN_TEMPLATE, tuple(sorted(special)), named["bos_token"], named["eos_token"],
+                      _adds_bos(config, tokenizer), plain=chosen is None or chosen == PLAIN_TEMPLATE)
+
+
+def load_template(template: str) -> str:
+    """A template given as "plain", as the path of a .jinja file, or as Jinja text."""
+    if template == "plain":
+        return PLAIN_TEMPLATE
+    if "{" not in template:
+        path = Path(template)
+        if not path.is_file():
+            raise AssayError("no such template file", where=template)
+        return path.read_text(encoding="utf-8")
+    return template
+
+
+def _adds_bos(config: dict[str, Any], tokenizer: dict[str, Any]) -> bool:
+    """A fast tokenizer's post-processor decides; without tokenizer.json, tokenizer_config's add_bos_token does."""
+    processor = tokenizer.get("post_processor")
+    if tokenizer:
+        bos = token_text(config.get("bos_token"))
+        flat = [processor, *(processor or {}).get("processors", [])] if processor else []
+        singles = [piece for part in flat for piece in (part or {}).get("single", [])]
+        first = singles[0] if singles else {}
+        return bool(bos) and first.get("SpecialToken", {}).get("id") == bos
+    return bool(config.get("add_bos_token", config.get("tokenizer_class", "").startswith("Llama")))
+
+
+def stop_ids(folder: Path) -> list[int]:
+    """Every id that ends generation: the union of generation_config's and config's eos_token_id, sorted."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        value = read_json(folder / name).get("eos_token_id")
+        found |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
+    return sorted(found)

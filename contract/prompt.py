@@ -1,0 +1,252 @@
+"""From a document to prompt segments and ids: the only place with prompt logic (the words are the recipe's).
+
+A prompt is a list of segments, each either control (one special token, written by the template) or text. Only control
+segments are looked up as special tokens, so a document that says "<|im_end|>" stays seven harmless pieces of text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from contract.errors import AssayError, did_you_mean
+
+DEFAULT_USER = "Summarize the dialogue in a few sentences.\n\n{document}"
+
+# For models that come without a chat template: a plain completion format, always said aloud where it is used.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}Summary: {{ message.content }}{{ eos_token }}"
+    "{% else %}{{ message.content }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Summary:{% endif %}"
+)
+
+# Stand-ins for message contents while a template is rendered: private-use characters no template inspects.
+_OPEN, _CLOSE = "\uf8f0", "\uf8f1"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: role is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """The words around a document, as the recipe gives them; stored in every artifact."""
+
+    user: str = DEFAULT_USER  # holds {document}, and may hold {language}
+    system: str | None = None
+    language: str = "English"
+    template: str | None = None  # a chat template that replaces the model's own; "plain" names the built-in one
+
+    def messages(self, document: str) -> list[Message]:
+        """The turns that ask for a summary of `document`. Only the recipe's own words are substituted into."""
+        before, _, after = self.user.partition("{document}")
+        user = before.replace("{language}", self.language) + document + after.replace("{language}", self.language)
+        system = [Message("system", self.system.replace("{language}", self.language))] if self.system else []
+        return [*system, Message("user", user)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PromptSpec:
+        """Rebuild from a manifest or from GGUF metadata; unknown keys are refused."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise AssayError(f'unknown prompt key "{key}"', hint=did_you_mean(key, known))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a rendered prompt: one special token (`control`), or text that never becomes one."""
+
+    text: str
+    control: bool
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a model wants its turns written, read from its folder or its GGUF metadata."""
+
+    template: str  # Jinja
+    special_tokens: tuple[str, ...]
+    bos_token: str | None
+    eos_token: str | None
+    add_bos: bool  # does the tokenizer put BOS in front by itself
+    plain: bool = False  # the model has no template of its own; PLAIN_TEMPLATE is used
+
+
+Tokenize = Callable[[str, bool], list[int]]  # (text, control) -> ids, no BOS or EOS added
+
+
+def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) -> str:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(chat.template).render(
+            messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=generation,
+            bos_token=chat.bos_token or "", eos_token=chat.eos_token or "", tools=None, documents=None)
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise AssayError("the chat template cannot be rendered", got=f"{type(error).__name__}: {error}",
+                         hint="fix the model's chat template or set prompt.template in the recipe") from None
+
+
+def _split_control(text: str, special_tokens: Sequence[str]) -> list[Segment]:
+    if not special_tokens:
+        return [Segment(text, False)] if text else []
+    pattern = "|".join(re.escape(token) for token in sorted(special_tokens, key=len, reverse=True))
+    return [Segment(piece, bool(index % 2)) for index, piece in enumerate(re.split(f"({pattern})", text)) if piece]
+
+
+def _merge_text(segments: Sequence[Segment]) -> list[Segment]:
+    merged: list[Segment] = []
+    for segment in segments:
+        if merged and not segment.control and not merged[-1].control:
+            merged[-1] = Segment(merged[-1].text + segment.text, False)
+        else:
+            merged.append(segment)
+    return merged
+
+
+def render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool = True) -> list[Segment]:
+    """Render turns through the template, in a sandbox, into segments.
+
+    Message contents are rendered as stand-ins and put back afterwards, so nothing in them can become control.
+
+    Raises:
+        AssayError: the template fails, or transforms message contents beyond trimming them.
+    """
+    messages = [Message(m.role, m.content.strip()) for m in messages]
+    for message in messages:
+        if _OPEN in message.content or _CLOSE in message.content:
+            raise AssayError("the text holds the private-use characters U+F8F0 or U+F8F1", hint="remove them")
+    stand_ins = [Message(m.role, f"{_OPEN}{index}{_CLOSE}") for index, m in enumerate(messages)]
+    rendered = _render(chat, stand_ins, generation=generation)
+    segments: list[Segment] = []
+    for index, piece in enumerate(re.split(f"{_OPEN}([0-9]+){_CLOSE}", rendered)):
+        if index % 2:
+            segments.append(Segment(messages[int(piece)].content, False))
+        else:
+            segments += _split_control(piece, chat.special_tokens)
+    segments = _merge_text([segment for segment in segments if segment.text])
+    if "".join(s.text for s in segments) != _render(chat, messages, generation=generation):
+        raise AssayError("the chat template changes the text of messages, so a prompt cannot be told from its words",
+                         hint="set prompt.template in the recipe to one that inserts message.content as it is")
+    return segments
+
+
+def prompt_ids(chat: ChatFormat, messages: Sequence[Message], tokenize: Tokenize, bos_id: int | None) -> list[int]:
+    """The ids of the prompt, ready for the answer: BOS in front where the tokenizer adds it and the template did not."""
+    ids = [i for segment in render(chat, messages) for i in tokenize(segment.text, segment.control)]
+    return [bos_id, *ids] if chat.add_bos and bos_id is not None and ids[:1] != [bos_id] else ids
+
+
+def completion_segments(chat: ChatFormat, messages: Sequence[Message], text: str) -> list[Segment]:
+    """The segments of `text` as the assistant's answer, up to and including the token that closes the turn.
+
+    The template decides what closes it; where it writes nothing, the tokenizer's EOS does.
+    """
+    full = render(chat, [*messages, Message("assistant", text)], generation=False)
+    prompt = "".join(s.text for s in render(chat, messages))
+    whole = "".join(s.text for s in full)
+    text = text.strip()
+    start = len(prompt) if whole.startswith(prompt) else whole.rindex(text)
+    end = whole.rindex(text) + len(text)
+    answer: list[Segment] = []
+    position = 0
+    for segment in full:
+        left, position = position, position + len(segment.text)
+        if position <= start:
+            continue
+        if segment.control and left >= end:
+            return [*answer, segment]
+        answer.append(Segment(segment.text[max(0, start - left):], segment.control))
+    if not chat.eos_token:
+        raise AssayError("nothing ends the answer: the template writes no closing token and the tokenizer has no EOS")
+    # no closing token: whatever text the template puts behind the answer is not learned, EOS is
+    answer = _merge_text([*answer])
+    surplus = len(whole) - end
+    if surplus and answer and not answer[-1].control:
+        answer[-1] = Segment(answer[-1].text[:-surplus], False)
+    return [*answer, Segment(chat.eos_token, True)]
+
+
+def completion_ids(chat: ChatFormat, messages: Sequence[Message], text: str, tokenize: Tokenize,
+                   bos_id: int | None) -> list[int]:
+    """The ids of the answer, closing token included.
+
+    Prompt and answer are tokenized together and the prompt's ids taken off, so that the answer's first token is the
+    one a model would have to write; where a merge crosses the border, the answer is tokenized by itself.
+    """
+    answer = completion_segments(chat, messages, text)
+    alone = [i for segment in answer for i in tokenize(segment.text, segment.control)]
+    rendered = render(chat, messages)
+    if not rendered or rendered[-1].control:
+        return alone
+    border = rendered[-1].text
+    head = tokenize(border, False)
+    if answer and not answer[0].control:
+        together = tokenize(border + answer[0].text, False)
+        if together[:len(head)] == head:
+            rest = [i for segment in answer[1:] for i in tokenize(segment.text, segment.control)]
+            return [*together[len(head):], *rest]
+    return alone
+
+
+def has_double_bos(ids: Sequence[int], bos_id: int | None) -> bool:
+    """Do `ids` begin with BOS twice: the template and the tokenizer both added it."""
+    return bos_id is not None and list(ids[:2]) == [bos_id, bos_id]
+
+
+def hf_tokenize(tokenizer: Any) -> Tokenize:
+    """The tokenize function of a Hugging Face tokenizer object: text never parses into special tokens."""
+
+    def tokenize(text: str, control: bool) -> list[int]:
+        if control:
+            token_id = tokenizer.convert_tokens_to_ids(text)
+            if token_id is None or token_id < 0:
+                raise AssayError("the template writes a special token the tokenizer does not have", got=text)
+            return [token_id]
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+
+    return tokenize
+
+
+def shorten(document: str, fits: Callable[[str], bool]) -> str:
+    """The longest head of `document` that fits, cut at a line's end or, failing that, between words.
+
+    The document is what gives way; summary and template are never cut.
+
+    Raises:
+        AssayError: not even an empty document fits.
+    """
+    if fits(document):
+        return document
+    for pattern in (r"\n", r"\s+"):
+        cuts = [match.start() for match in re.finditer(pattern, document)]
+        low, high = 0, len(cuts)  # cuts[:low] are known to fit
+        while low < high:
+            middle = (low + high) // 2
+            if fits(document[:cuts[middle]].rstrip()):
+                low = middle + 1
+            else:
+                high = middle
+        if low and document[:cuts[low - 1]].strip():
+            return document[:cuts[low - 1]].rstrip()
+    raise AssayError("the prompt leaves no room for any of the document", hint="raise train.max_length or the context")

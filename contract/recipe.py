@@ -1,0 +1,291 @@
+"""The recipe: everything that changes the model, as YAML, validated. Where and how it runs is the command line's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contract.errors import AssayError, did_you_mean
+from contract.example import Columns
+from contract.prompt import DEFAULT_USER, PromptSpec
+
+Quant = Literal["f32", "f16", "q8_0", "q4_k_m"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelPart(_Part):
+    """The model that is fine-tuned."""
+
+    base: str = Field(description="A model folder (relative to the recipe) or a hub id.")
+    revision: str | None = Field(None, description="The hub revision; null takes the newest.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model. Leave it off.")
+
+
+class ColumnsPart(_Part):
+    """Which column holds what; null tries the usual names."""
+
+    id: str | None = Field(None, description="Column of the example's id; null tries id, fname …, else numbers the rows.")
+    document: str | None = Field(None, description="Column of the document; null tries document, dialogue, article …")
+    references: str | list[str] | None = Field(None, description="Column or columns of the summaries; null tries "
+                                               "references, summary, highlights …")
+
+    def columns(self) -> Columns:
+        """As `read_examples` takes them."""
+        names = [self.references] if isinstance(self.references, str) else self.references
+        return Columns(self.id, self.document, tuple(names) if names else None)
+
+
+class SplitPart(_Part):
+    """How one file is divided, in the order of its rows."""
+
+    train: int = Field(gt=0, description="Rows for training.")
+    valid: int = Field(gt=0, description="Rows for validation.")
+    test: int = Field(gt=0, description="Rows for the test.")
+
+
+class DataPart(_Part):
+    """The examples: three files, or one that is split. `--data` replaces the paths."""
+
+    train: str | None = Field(None, description="Training examples: a file (relative to the recipe) or hf:OWNER/NAME@SPLIT.")
+    valid: str | None = Field(None, description="Validation examples.")
+    test: str | None = Field(None, description="Test examples: never trained on, never tuned on.")
+    source: str | None = Field(None, description="One file that holds everything, divided by split.")
+    split: SplitPart | None = Field(None, description="Row counts for one file: its first rows train, the next valid, "
+                                    "the next test.")
+    columns: ColumnsPart = Field(ColumnsPart(), description="Which column holds what.")
+
+
+class PromptPart(_Part):
+    """The words around the document."""
+
+    user: str = Field(DEFAULT_USER, description="The user's turn; {document} is replaced, {language} may be used.")
+    system: str | None = Field(None, description="The system's turn; null leaves it out.")
+    language: str = Field("English", description="Goes where {language} stands.")
+    template: str | None = Field(None, description="A chat template that replaces the model's: Jinja text, a .jinja file, "
+                                 'or "plain". Null keeps the model\'s own.')
+
+    @model_validator(mode="after")
+    def _one_document(self) -> PromptPart:
+        if self.user.count("{document}") != 1:
+            raise ValueError("must hold {document} exactly once")
+        return self
+
+    def spec(self) -> PromptSpec:
+        """As the other rooms take it."""
+        return PromptSpec(self.user, self.system, self.language, self.template)
+
+
+class LoraPart(_Part):
+    """The adapter's shape."""
+
+    rank: int = Field(16, gt=0, description="Rank of the two matrices.")
+    alpha: float = Field(32, gt=0, description="Scale: the delta is alpha / rank × B·A.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: list[str] | Literal["all-linear"] = Field("all-linear", description="Which layers get one.")
+    use_rslora: bool = Field(False, description="Scale by alpha / √rank instead.")
+
+
+class Nf4Part(_Part):
+    """How qlora stores the base while it trains."""
+
+    double_quant: bool = Field(True, description="Quantize the block scales too.")
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Dtype the weights are "
+                                                                     "dequantized to. float32 on a CPU, bfloat16 on a GPU.")
+
+
+class TrainPart(_Part):
+    """Supervised fine-tuning with TRL's SFTTrainer."""
+
+    method: Literal["qlora", "lora"] = Field("qlora", description="qlora: the base in 4-bit NF4; lora: in 16 or 32 bit.")
+    seed: int = Field(0, ge=0, description="Seeds data order, adapter and dropout.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training split.")
+    max_steps: int | None = Field(None, gt=0, description="Stop after this many optimizer steps; null runs the epochs.")
+    batch_size: int = Field(8, gt=0, description="Examples per forward pass.")
+    accumulation_steps: int = Field(1, gt=0, description="Forward passes per optimizer step.")
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
+    scheduler: Literal["cosine", "linear", "constant"] = Field("cosine", description="Its course after warm-up.")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_length: int = Field(1024, gt=16, description="Tokens per row; longer documents are cut, summaries never.")
+    evaluations: int = Field(4, gt=0, description="How often validation loss is measured and a checkpoint kept; "
+                             "the best one becomes the adapter.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
+    lora: LoraPart = Field(LoraPart(), description="The adapter's shape.")
+    nf4: Nf4Part = Field(Nf4Part(), description="How qlora stores the base.")
+
+
+class MergePart(_Part):
+    """Adapter and base into one model."""
+
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="Stored dtype; merged in float32.")
+    base: Literal["W16", "NF4"] = Field("W16", description="Weights to merge onto: the 16-bit base, or the base as the "
+                                        "adapter saw it in training (NF4, dequantized).")
+
+
+class GgufPart(_Part):
+    """GGUF files to make."""
+
+    quants: list[Quant] = Field(["f16", "q8_0", "q4_k_m"], min_length=1, description="One artifact each.")
+    check: Literal["structure", "logits"] = Field("logits", description="structure reads every tensor back; logits also "
+                                                  "runs it against torch.")
+    strict: bool = Field(False, description="Refuse a quantization some tensors cannot take.")
+
+
+class ExportPart(_Part):
+    """What is made from the merged model."""
+
+    gguf: GgufPart = Field(GgufPart(), description="GGUF files.")
+
+
+class GeneratePart(_Part):
+    """How summaries are written when artifacts are scored and served."""
+
+    max_new_tokens: int = Field(128, gt=0, description="A summary that is longer counts as never stopped.")
+
+
+class QuantLimits(_Part):
+    """How far a GGUF may be from the merged model."""
+
+    max_kl_nats: float = Field(gt=0, description="Mean KL(merged‖GGUF) per token, on either target set.")
+    min_top1_agreement: float = Field(ge=0, le=1, description="Share of tokens with the same argmax.")
+    max_perplexity_ratio: float = Field(gt=1, description="Perplexity over the merged model's.")
+    max_rouge_l_loss: float = Field(gt=0, description="ROUGE-L points it may lose (non-inferiority margin).")
+
+
+def _default_quant_limits() -> dict[str, QuantLimits]:
+    def limits(kl: float, top1: float, ratio: float, rouge: float) -> QuantLimits:
+        return QuantLimits(max_kl_nats=kl, min_top1_agreement=top1, max_perplexity_ratio=ratio, max_rouge_l_loss=rouge)
+
+    return {"f32": limits(1e-6, 0.999, 1.001, 1.0), "f16": limits(1e-4, 0.995, 1.002, 1.0),
+            "q8_0": limits(0.005, 0.98, 1.01, 1.0), "q4_k_m": limits(0.08, 0.92, 1.08, 2.0)}
+
+
+class MergeLimits(_Part):
+    """How far the merged model may be from the unmerged adapter on the same weights."""
+
+    rounding_multiple: float = Field(4.0, gt=1, description="Mean KL allowed: self-noise plus this many times what "
+                                     "rounding the fp32 merge to the stored dtype costs by itself.")
+
+
+class BaseChangeLimits(_Part):
+    """How far an NF4-trained adapter may move when it is put on 16-bit weights."""
+
+    max_kl_nats: float = Field(0.25, gt=0, description="Mean KL per token.")
+    min_top1_agreement: float = Field(0.85, ge=0, le=1, description="Share of tokens with the same argmax.")
+    max_rouge_l_loss: float = Field(2.0, gt=0, description="ROUGE-L points it may lose.")
+
+
+class GatePart(_Part):
+    """What an artifact must meet before it is served."""
+
+    require: list[str] = Field(["merged", "q4_k_m"], min_length=1, description="Artifacts that must pass.")
+    max_eos_rate_loss: float = Field(0.05, gt=0, lt=1, description="Share of summaries that may stop ending by "
+                                     "themselves, against the model it was made from.")
+    merge: MergeLimits = Field(MergeLimits(), description="Merge fidelity.")
+    base_change: BaseChangeLimits = Field(BaseChangeLimits(), description="NF4-trained adapter on 16-bit weights.")
+    quant: dict[Quant, QuantLimits] = Field(default_factory=_default_quant_limits, description="Limits per GGUF type; a "
+                                            "type left out keeps its default.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("quant"), dict):
+            defaults = {name: limits.model_dump() for name, limits in _default_quant_limits().items()}
+            given = {name: {**defaults.get(name, {}), **limits} if isinstance(limits, dict) else limits
+                     for name, limits in values["quant"].items()}
+            return {**values, "quant": {**defaults, **given}}
+        return values
+
+
+class Recipe(_Part):
+    """One use of Assay, from data to served file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the files that are made.")
+    model: ModelPart = Field(description="The model that is fine-tuned.")
+    data: DataPart = Field(DataPart(), description="The examples.")
+    prompt: PromptPart = Field(PromptPart(), description="The words around the document.")
+    train: TrainPart = Field(TrainPart(), description="Fine-tuning.")
+    merge: MergePart = Field(MergePart(), description="Merging.")
+    export: ExportPart = Field(ExportPart(), description="Files to make.")
+    generate: GeneratePart = Field(GeneratePart(), description="How summaries are written.")
+    gate: GatePart = Field(GatePart(), description="What must hold before serving.")
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and validate a recipe; relative paths in it are taken from its own folder.
+
+    Raises:
+        AssayError: naming every key that is unknown (with the nearest known one) or has a wrong value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AssayError("no such recipe", where=str(path), hint="the ones that come with Assay are in recipes/")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AssayError("the recipe is not YAML", where=str(path), got=str(error)) from None
+    if not isinstance(values, dict):
+        raise AssayError("the recipe is not a mapping of keys to values", where=str(path), got=type(values).__name__)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors()]
+        raise AssayError(f"{len(problems)} problem(s) in the recipe", where=str(path),
+                         got="\n    " + "\n    ".join(problems), hint="docs/recipe.md lists every key") from None
+    return _with_absolute_paths(recipe, path.resolve().parent)
+
+
+def recipe_sha256(recipe: Recipe, *parts: str) -> str:
+    """The sha256 of the recipe, or of the parts named: what a stage depends on."""
+    values = recipe.model_dump(mode="json")
+    chosen = {part: values[part] for part in parts} if parts else values
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def _problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "recipe"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        hint = did_you_mean(str(item["loc"][-1]), known)
+        return f"{where}: unknown key" + (f", {hint}" if hint else f"; known here: {', '.join(known)}")
+    got = f", got {item['input']!r}" if item["type"] != "missing" else ""
+    return f"{where}: {item['msg']}{got}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+            elif part == "quant":
+                model = QuantLimits
+    return list(model.model_fields)
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def absolute(value: str | None) -> str | None:
+        if value is None or value.startswith("hf:") or Path(value).is_absolute():
+            return value
+        return str((folder / value).resolve())
+
+    base = recipe.model.base
+    local = (folder / base).exists() or base.startswith(".")
+    template = recipe.prompt.template
+    is_file = template is not None and template != "plain" and "{" not in template
+    return recipe.model_copy(update={
+        "model": recipe.model.model_copy(update={"base": str((folder / base).resolve()) if local else base}),
+        "data": recipe.data.model_copy(update={
+            name: absolute(getattr(recipe.data, name)) for name in ("train", "valid", "test", "source")}),
+        "prompt": recipe.prompt.model_copy(update={"template": absolute(template) if is_file else template}),
+    })

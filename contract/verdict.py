@@ -1,0 +1,77 @@
+"""The Verdict: what the gate says of one artifact, bound to its digest, and the file it is kept in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from contract.errors import AssayError
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+VERDICT_FILE = "verdict.json"
+VERDICT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One check: a stable code, what it found, the figure with its unit and n, the limit, and plain words."""
+
+    code: str  # e.g. "kl_mean", "prompt_ids_differ"
+    outcome: Outcome
+    text: str
+    value: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    n: int | None = None
+    low: float | None = None  # 95% interval, where there is one
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's word on one artifact. `compared_with` is the digest of what it was judged against."""
+
+    label: str  # "merged", "q4_k_m" …
+    digest: str
+    outcome: Outcome
+    reasons: tuple[Reason, ...]
+    compared_with: str | None = None
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """fail before inconclusive before pass."""
+    for outcome in ("fail", "inconclusive"):
+        if outcome in outcomes:
+            return cast(Outcome, outcome)
+    return "pass"
+
+
+def write_verdicts(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write all verdicts into one file, whole or not at all."""
+    body = json.dumps({"schema": VERDICT_SCHEMA, "verdicts": [asdict(v) for v in verdicts]}, indent=2, allow_nan=False)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(body + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """Read what `write_verdicts` wrote.
+
+    Raises:
+        AssayError: there is no such file or it is not one of ours.
+    """
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != VERDICT_SCHEMA:
+            raise AssayError("a verdict file of another version", where=str(path), got=str(data["schema"]),
+                             expected=str(VERDICT_SCHEMA), hint="run assay eval again")
+        return [Verdict(**{**v, "reasons": tuple(Reason(**r) for r in v["reasons"])}) for v in data["verdicts"]]
+    except FileNotFoundError:
+        raise AssayError("there is no verdict", where=str(path), hint="run assay eval first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise AssayError("the verdict file cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
+                         hint="run assay eval again") from None

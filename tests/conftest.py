@@ -1,0 +1,25 @@
+"""Tiny models made on the spot, with dimensions that are multiples of 256 so that k-quants are real."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2", MPLBACKEND="Agg")
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_adapter, make_llama
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 2-layer Llama with a byte-level BPE tokenizer and a chat template, float16. Do not write into it."""
+    return make_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
+    """A plain PEFT adapter with non-zero deltas for `llama_folder`. Do not write into it."""
+    return make_adapter(tmp_path_factory.mktemp("adapters") / "adapter", llama_folder)
