@@ -17,6 +17,8 @@ class AssayError(Exception):
         hint: what to do or type next.
     """
 
+    exit_code = 2  # a gate's refusal overrides it with 1
+
     def __init__(
         self,
         what: str,

@@ -1,0 +1,91 @@
+"""The front door: one line per command, each imported only when it is asked for, and the exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+# name: (module, what `assay --help` says of it)
+COMMANDS = {
+    "run": ("flow.cli", "From a recipe to a proven GGUF; skips what is there and valid."),
+    "data": ("trainer.cli", "Validate and split the examples; print what was found."),
+    "train": ("trainer.cli", "Fine-tune an adapter."),
+    "merge": ("export.cli", "Merge an adapter into its base, clean, and prove it by reloading."),
+    "export": ("export.cli", "Write a model as GGUF."),
+    "eval": ("evalsuite.cli", "Score artifacts against each other; write metrics, verdict and report."),
+    "gate": ("evalsuite.cli", "Say yes or no to an evaluation: exit 0 or 1."),
+    "summarize": ("serve.cli", "Summarize one document."),
+    "generate": ("serve.cli", "Print the continuation of a prompt, unchanged."),
+    "serve": ("serve.cli", "Serve a proven GGUF over HTTP."),
+    "inspect": ("flow.cli", "What an artifact is, where it came from, whether its files are intact."),
+    "doctor": ("flow.cli", "Check this machine: versions, CPU, disk, and a tiny round trip."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by the table and imports a room only to run or explain one of its commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of use, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what was probably meant where a command is unknown."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from contract.errors import did_you_mean
+
+            hint = did_you_mean(args[0], COMMANDS)
+            ctx.fail(f"no such command \"{args[0]}\"" + (f", {hint}" if hint else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="assay", message="%(version)s")
+def cli() -> None:
+    """Fine-tune a summarization model, export it, prove that nothing was lost on the way, serve what passed."""
+
+
+def main() -> None:
+    """Run a command. Exit 0: done; 1: a gate said no; 2: the input or machine is at fault; 3: a defect of ours."""
+    from contract.errors import AssayError
+
+    try:
+        code = cli.main(standalone_mode=False)
+    except AssayError as error:
+        click.echo(f"assay: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("assay: stopped", err=True)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if os.environ.get("ASSAY_DEBUG"):
+            raise
+        click.echo(f"assay: a defect in Assay, not your fault: {type(error).__name__}: {error}\n"
+                   "  try: ASSAY_DEBUG=1 and the same command shows where; please report it", err=True)
+        code = 3
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
