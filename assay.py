@@ -36,8 +36,8 @@ class LazyGroup(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
-        return command
+        room = vars(importlib.import_module(COMMANDS[cmd_name][0])).values()
+        return next(item for item in room if isinstance(item, click.Command) and item.name == cmd_name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Say what was probably meant where a command is unknown."""

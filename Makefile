@@ -1,0 +1,72 @@
+# Every target sets up .venv first. RECIPE= RUN= DATA= MODEL= THREADS= choose what is run and where.
+RECIPE ?= recipes/tiny.yaml
+RUN ?= runs/$(basename $(notdir $(RECIPE)))
+THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8080
+BIN := .venv/bin
+OPTIONS := $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) --threads $(THREADS)
+READY := .venv/.ready
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run train merge export-gguf eval-all serve test check bench tiny-base dialogues clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing; llama-cpp-python is compiled, which takes a few minutes …"
+	PIP_DISABLE_PIP_VERSION_CHECK=1 CMAKE_BUILD_PARALLEL_LEVEL=$(THREADS) \
+		$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,export,serve,eval,dev]"
+	@touch $(READY)
+
+setup: $(READY) ## Make .venv with everything in it
+
+demo: $(READY) ## From the embedded dialogues to a proven Q4_K_M that answers over HTTP
+	@HF_HUB_OFFLINE=1 $(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m flow.demo $(RUN)
+
+run: $(READY) ## assay run RECIPE: everything, skipping what is there and valid
+	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
+
+train: $(READY) ## Fine-tune an adapter into RUN/adapter
+	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until adapter
+
+merge: $(READY) ## … and merge it into RUN/merged
+	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until merged
+
+export-gguf: $(READY) ## … and write RUN/gguf
+	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until gguf
+
+eval-all: $(READY) ## … and score every artifact into RUN/eval
+	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until eval
+
+serve: $(READY) ## Serve RUN's Q4_K_M on PORT
+	$(BIN)/assay serve $(RUN)/gguf/q4_k_m --port $(PORT) --threads $(THREADS)
+
+test: $(READY) ## Run the tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(READY) ## Lint and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY) ## Side-by-side benchmarks; each prints ratios
+	@set -e; for file in benchmarks/bench_*.py; do HF_HUB_OFFLINE=1 $(BIN)/python $$file; done
+
+dialogues: $(READY) ## Make the embedded dialogues again, into build/
+	$(BIN)/python -m assets.dialogues --out build/dialogues
+
+tiny-base: $(READY) ## Train the embedded base again from scratch, into build/ (at most an hour on 2 cores)
+	mkdir -p build
+	$(BIN)/python -m assets.corpus --out build/corpus.jsonl
+	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --out build/tiny-base --threads $(THREADS)
+
+clean: ## Remove .venv, build/ and caches; runs/ stays
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
