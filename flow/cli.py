@@ -1,0 +1,62 @@
+"""The commands that string rooms together: run, inspect, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("run")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/NAME]")
+@click.option("--data", metavar="FILE_OR_DIR", help="Examples, in place of the recipe's.")
+@click.option("--model", metavar="BASE", help="Base model, in place of the recipe's.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+              help="Where to train.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@click.option("--until", type=click.Choice(["adapter", "merged", "gguf", "eval"]), default="eval", show_default=True,
+              help="The last stage to do.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def run_command(recipe: Path, out: Path | None, data: str | None, model: str | None, device: str, threads: int,
+                until: str, as_json: bool) -> None:
+    """From RECIPE to proven GGUF files: train, merge, export, evaluate. What is there and valid is not done again."""
+    from contract.recipe import load_recipe
+    from flow.run import run_recipe
+
+    loaded = load_recipe(recipe)
+    if model:
+        path = str(Path(model).resolve()) if Path(model).exists() else model
+        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"base": path, "revision": None})})
+    result = run_recipe(loaded, out or Path("runs") / loaded.name, data=data, device=device, threads=threads,
+                        until=until)  # type: ignore[arg-type]  # click checked it
+    if as_json:
+        click.echo(json.dumps(result.as_json()))
+    else:
+        click.echo(result.as_text())
+    sys.exit(0 if result.proven else 1)
+
+
+@click.command("inspect")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect_command(artifact: Path, as_json: bool) -> None:
+    """What ARTIFACT is, where it came from, and whether its files are intact."""
+    from flow.inspect_artifact import as_text, describe
+
+    description = describe(artifact)
+    click.echo(json.dumps(description) if as_json else as_text(description))
+    sys.exit(2 if description["damage"] else 0)
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor_command(as_json: bool) -> None:
+    """Check this machine: versions, CPU features, disk, and a tiny convert-quantize-load round trip."""
+    from flow.doctor import as_text, examine
+
+    findings = examine()
+    click.echo(json.dumps(findings) if as_json else as_text(findings))
+    sys.exit(2 if findings["problems"] else 0)

@@ -1,0 +1,70 @@
+"""The end of `make demo`: serve the run's Q4_K_M on a free port and ask it for one summary over HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from contract.errors import AssayError
+
+
+def ask(run: Path) -> dict[str, str]:
+    """Start `assay serve` on RUN/gguf/q4_k_m, post the first test document, stop the server.
+
+    Raises:
+        AssayError: the server did not come up, or did not answer.
+    """
+    rows = [json.loads(line) for line in (run / "eval" / "predictions" / "q4_k_m.jsonl").open(encoding="utf-8")]
+    document = rows[0]["document"]
+    server = subprocess.Popen(
+        [str(Path(sys.executable).with_name("assay")), "serve", str(run / "gguf" / "q4_k_m"), "--port", "0"],
+        stderr=subprocess.PIPE, text=True)
+    try:
+        url = _url(server)
+        request = urllib.request.Request(f"{url}/summarize", json.dumps({"document": document}).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            summary = json.load(answer)["summary"]
+    except urllib.error.URLError as error:
+        raise AssayError("the server did not answer", got=str(error)) from None
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+    return {"url": f"{url}/summarize", "document": document, "summary": summary}
+
+
+def _url(server: subprocess.Popen[str]) -> str:
+    assert server.stderr is not None
+    said = []
+    deadline = time.monotonic() + 60
+    for line in server.stderr:
+        said.append(line.rstrip())
+        at = line.find("http://")
+        if at >= 0:
+            return line[at:].split()[0].rstrip("/")
+        if time.monotonic() > deadline:
+            break
+    raise AssayError("the server did not come up", got="\n    ".join(said[-8:]))
+
+
+def main() -> None:
+    """Print the document, the summary and where the report is."""
+    run = Path(sys.argv[1])
+    try:
+        answer = ask(run)
+    except AssayError as error:
+        print(f"assay: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(f"\nPOST {answer['url']}\n")
+    print("\n".join("    " + line for line in answer["document"].splitlines()))
+    print(f"\n→ {answer['summary']}\n")
+    print(f"report: {run / 'eval' / 'report.html'}\nserve it: make serve   (or: .venv/bin/assay serve {run}/gguf/q4_k_m)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""`assay run`: data, adapter, merged, GGUF, evaluation; what is there and valid is not done again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from contract.artifact import Artifact, open_artifact
+from contract.model_folder import resolve_model
+from flow.ledger import Ledger, key_of, locked
+
+if TYPE_CHECKING:
+    from contract.recipe import Recipe
+    from contract.verdict import Verdict
+
+Stage = Literal["adapter", "merged", "gguf", "eval"]
+
+
+@dataclass
+class RunResult:
+    """What a run has: artifacts by label, the verdicts once evaluated, and which stages were done now."""
+
+    run: Path
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    verdicts: list[Verdict] | None = None
+    required: tuple[str, ...] = ()
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def proven(self) -> bool:
+        """Did everything the recipe requires pass? True where the run ended before the evaluation."""
+        if self.verdicts is None:
+            return True
+        outcome = {verdict.label: verdict.outcome for verdict in self.verdicts}
+        return all(outcome.get(label) == "pass" for label in self.required)
+
+    def as_json(self) -> dict[str, Any]:
+        """One object for scripts."""
+        return {"run": str(self.run), "done": self.done, "skipped": self.skipped, "proven": self.proven,
+                "artifacts": {label: {"path": str(artifact.path), "digest": artifact.digest}
+                              for label, artifact in self.artifacts.items()},
+                "verdicts": None if self.verdicts is None else {v.label: v.outcome for v in self.verdicts}}
+
+    def as_text(self) -> str:
+        """The comparison table and the verdicts, or where the artifacts are."""
+        if self.verdicts is None:
+            return "\n".join(f"{label:<10}{artifact.path}" for label, artifact in self.artifacts.items())
+        from evalsuite.results import read_results
+        from evalsuite.table import text_table, verdict_lines
+
+        folder = self.run / "eval"
+        return "\n".join([text_table(read_results(folder)), "", *verdict_lines(self.verdicts, self.required), "",
+                          f"report: {folder / 'report.html'}"])
+
+
+def run_recipe(recipe: Recipe, out: Path, *, data: str | None = None, device: str = "auto", threads: int = 2,
+               until: Stage = "eval") -> RunResult:
+    """Take a recipe all the way, or as far as `until`.
+
+    Args:
+        recipe: the recipe, its base already replaced if the command line asked for another.
+        out: the run folder; made by an earlier run of any recipe, or new.
+        data: a file or folder that replaces the recipe's data.
+        device: "auto", "cpu" or "cuda", for training.
+        threads: CPU threads.
+        until: the last stage to do.
+
+    Raises:
+        AssayError: the input is at fault, or another run works in `out`.
+    """
+    with locked(out):
+        return _Run(recipe, out, data, device, threads).all(until)
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, out: Path, data: str | None, device: str, threads: int) -> None:
+        self.recipe, self.out, self.data, self.device, self.threads = recipe, out, data, device, threads
+        self.ledger = Ledger(out)
+        self.result = RunResult(out, required=tuple(recipe.gate.require))
+
+    def all(self, until: Stage) -> RunResult:
+        from trainer.data import load_splits
+
+        recipe = self.recipe
+        part = recipe.model_dump(mode="json")
+        base = open_artifact(resolve_model(recipe.model.base, recipe.model.revision))
+        self.result.artifacts["base"] = base
+        splits = load_splits(recipe, self.data)
+
+        from_key = key_of(base=base.digest, data=splits.sha256, prompt=part["prompt"], train=part["train"],
+                          generate=part["generate"])
+        adapter = self._stage("adapter", from_key, lambda path: self._train(splits, path))
+        if until == "adapter":
+            return self.result
+        from_key = key_of(adapter=from_key, merge=part["merge"])
+        merged = self._stage("merged", from_key, lambda path: self._merge(adapter, path))
+        if until == "merged":
+            return self.result
+        self._gguf(merged, from_key)
+        if until == "gguf":
+            return self.result
+        self._eval(splits)
+        return self.result
+
+    def _stage(self, stage: str, key: str, make: Callable[[Path], Artifact]) -> Artifact:
+        artifact = self.ledger.valid(stage, key)
+        if artifact is not None:
+            self._skip(stage)
+        else:
+            started = self._start(stage)
+            artifact = make(self.out / stage)
+            self.ledger.note(stage, key, artifact.digest)
+            self._finish(stage, started)
+        self.result.artifacts[stage] = artifact
+        return artifact
+
+    def _train(self, splits: object, path: Path) -> Artifact:
+        from trainer.data import Splits
+        from trainer.train import train_adapter
+
+        assert isinstance(splits, Splits)
+        return train_adapter(self.recipe, splits, path, resume=True, device=self.device, threads=self.threads)
+
+    def _merge(self, adapter: Artifact, path: Path) -> Artifact:
+        from export.merge import merge_adapter
+
+        merge = self.recipe.merge
+        base_weights: Literal["w16", "nf4"] = "nf4" if merge.base == "NF4" else "w16"
+        return merge_adapter(adapter, path, dtype=merge.dtype, base_weights=base_weights, name=self.recipe.name)
+
+    def _gguf(self, merged: Artifact, merged_key: str) -> None:
+        from export.to_gguf import export_gguf
+
+        gguf = self.recipe.export.gguf
+        keys: dict[str, str] = {
+            quant: key_of(merged=merged_key, quant=quant, check=gguf.check, strict=gguf.strict) for quant in gguf.quants}
+        missing = []
+        for quant in gguf.quants:
+            artifact = self.ledger.valid(f"gguf/{quant}", keys[quant])
+            if artifact is None:
+                missing.append(quant)
+            else:
+                self._skip(f"gguf/{quant}")
+                self.result.artifacts[quant] = artifact
+        if missing:
+            names = [f"gguf/{quant}" for quant in missing]
+            started = self._start(*names)
+            made = export_gguf(merged, self.out / "gguf", quants=missing, check=gguf.check, strict=gguf.strict,
+                               threads=self.threads, name=self.recipe.name)
+            for quant, artifact in zip(missing, made, strict=True):
+                self.ledger.note(f"gguf/{quant}", keys[quant], artifact.digest)
+                self.result.artifacts[quant] = artifact
+            self._finish(", ".join(names), started)
+        self.result.artifacts = {label: self.result.artifacts[label]
+                                 for label in ("base", "adapter", "merged", *gguf.quants)}
+
+    def _eval(self, splits: object) -> None:
+        from contract.verdict import VERDICT_FILE, read_verdicts, write_verdicts
+        from evalsuite.evaluate import evaluate
+        from trainer.data import Splits
+
+        assert isinstance(splits, Splits)
+        part = self.recipe.model_dump(mode="json")
+        artifacts = self.result.artifacts
+        key = key_of(digests={label: artifact.digest for label, artifact in artifacts.items()},
+                     test=splits.sha256["test"], prompt=part["prompt"], generate=part["generate"], gate=part["gate"])
+        folder = self.out / "eval"
+        if self.ledger.noted("eval", key, key) and (folder / "report.html").is_file():
+            self._skip("eval")
+            self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
+            return
+        started = self._start("eval")
+        rest = [artifact for label, artifact in artifacts.items() if label != "base"]
+        evaluate(rest, splits.test, folder, reference=None, base=artifacts["base"], recipe=self.recipe,
+                 threads=self.threads)
+        self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
+        write_verdicts(folder / VERDICT_FILE, self.result.verdicts)
+        self.ledger.note("eval", key, key)
+        self._finish("eval", started)
+
+    def _skip(self, stage: str) -> None:
+        self.result.skipped.append(stage)
+        _say(f"{stage}: there and valid")
+
+    def _start(self, *stages: str) -> float:
+        for stage in stages:
+            aside = self.ledger.set_aside(stage)
+            if aside:
+                _say(f"{stage}: no longer valid; the old one was moved to {aside}")
+        _say(f"{', '.join(stages)}: working …")
+        return time.monotonic()
+
+    def _finish(self, stage: str, started: float) -> None:
+        self.result.done.append(stage)
+        _say(f"{stage}: done in {time.monotonic() - started:.1f} s")
+
+
+def _say(text: str) -> None:
+    print(f"assay run · {text}", file=sys.stderr, flush=True)
