@@ -1,0 +1,1 @@
+"""Artifacts and examples in; scores, a verdict and a report out."""

@@ -1,0 +1,303 @@
+"""The schema of an evaluation (metrics.json and predictions/LABEL.jsonl): typed, versioned, written and read back.
+
+Units: shares and agreements are 0..1, ROUGE is 0..100, KL is in nats per token, times and sizes carry theirs
+in the name. Every difference is "this artifact minus the one it is compared with".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from contract.artifact import Kind
+from contract.errors import AssayError
+
+RESULTS_SCHEMA = 1
+METRICS_FILE = "metrics.json"
+CSV_FILE = "metrics.csv"
+REPORT_FILE = "report.html"
+PREDICTIONS_FOLDER = "predictions"
+
+Purpose = Literal["training", "merge_fidelity", "base_change", "quantization"]
+Role = Literal["reference", "candidate"]
+TargetSet = Literal["gold", "greedy"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean (or a difference of means) with its 95% bootstrap interval over documents."""
+
+    mean: float
+    low: float
+    high: float
+    n: int  # documents
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the programs that were measured."""
+
+    cpu: str
+    cpu_features: tuple[str, ...]
+    cores: int
+    threads: int
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]  # package -> version
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The documents that were scored."""
+
+    sha256: str  # of the examples as rows, in order
+    documents: int
+    shortened: int  # documents cut to fit the context; their summaries never are
+    reference_words: float  # mean length of the first reference
+    document_words: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """How good the summaries are, whatever made them."""
+
+    rouge1: Interval
+    rouge2: Interval
+    rougeL: Interval  # noqa: N815 -- the metric's name
+    rougeLsum: Interval  # noqa: N815
+    facts_right: float | None  # share of the references' names and numbers that the prediction has; None: no facts
+    facts_right_shuffled: float | None  # the same with predictions rolled on by one document: what chance gives
+    facts: int  # how many names and numbers that is of
+    eos_rate: float | None  # share that ended by itself; None where nothing was generated
+    tokens_mean: float | None  # generated tokens per summary
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Greedy decoding of a fixed number of tokens, one document at a time, in a process of its own, after a warm-up."""
+
+    load_s: float
+    first_token_ms: float  # p50 over documents
+    per_token_ms: float  # p50 over documents of (total - first token) / (tokens - 1)
+    per_token_ms_p95: float
+    tokens_per_s: float  # output tokens over total time, prompt included
+    peak_rss_bytes: int  # VmHWM, mapped weights included
+    threads: int
+    documents: int
+    prompt_tokens: int  # mean per document
+    output_tokens: int  # per document
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts between edges; len(edges) == len(counts) + 1."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Teacher-forced distance over one set of target ids, after llama.cpp's perplexity tool (--kl-divergence).
+
+    Per token KL(reference‖artifact) over the vocabulary; top-1: same argmax; Δp: p_artifact(token) -
+    p_reference(token).
+    """
+
+    target_set: TargetSet
+    documents: int
+    tokens: int
+    kl: Interval  # mean per token, nats; the interval is over documents
+    kl_se: float  # standard error over tokens
+    kl_median: float
+    kl_p95: float
+    kl_p99: float
+    kl_max: float
+    top1: Interval  # share of tokens
+    top1_se: float  # sqrt(p(1-p)/(n-1)) over tokens
+    delta_p_rms: float
+    perplexity: float
+    perplexity_reference: float
+    perplexity_ratio: Interval
+    kl_histogram: Histogram  # edges in log10(nats), the first bin also takes everything below
+    kl_by_document: tuple[float, ...]  # mean per document, in the order of the data, at most 2,000
+    kl_by_position: tuple[float, ...]  # mean at target position 0, 1, …; at most 128 positions
+    count_by_position: tuple[int, ...]  # documents that reach it
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the merge limit is made of, on a subset: the instrument's own noise, and what rounding alone costs."""
+
+    target_set: TargetSet
+    documents: int
+    self_noise_kl: float  # the adapter against itself with another batch size
+    rounding_kl: float  # the adapter merged by PEFT in float32 ‖ the same rounded to the stored dtype
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One artifact against another: the same ids for both, taken from the reference."""
+
+    purpose: Purpose
+    reference_label: str
+    reference_digest: str
+    distances: tuple[Distance, ...]  # gold, greedy; empty where `not_finite_tokens` or `vocabulary` says why
+    prompts: int  # prompts encoded by both: every document and the built-in hard texts
+    prompt_ids_differ: int
+    prompt_difference: str | None  # the first difference in words
+    double_bos: int  # prompts of this artifact that begin with BOS twice
+    stop_ids_missing: tuple[int, ...]
+    stop_ids_extra: tuple[int, ...]
+    stop_ids_extra_used: int  # tokens inside the targets that this artifact would take for the end
+    rouge_l_difference: Interval | None
+    eos_rate_difference: float | None
+    same_text: float | None  # share of summaries equal to the reference's, character for character
+    not_finite_tokens: int = 0  # tokens for which either side has a non-finite logit
+    vocabulary: tuple[int, int] | None = None  # (reference's, artifact's) where they differ
+    noise: tuple[Noise, ...] = ()  # merge_fidelity only
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact: what it is and everything measured of it."""
+
+    label: str  # "base", "adapter", "merged", "f16", "q8_0", "q4_k_m" …
+    role: Role  # a reference is what others are compared with; a candidate gets a verdict
+    kind: Kind
+    name: str
+    digest: str
+    path: str
+    foreign: bool
+    engine: str
+    quant: str | None  # "q4_k_m", "f16" …; for a folder its dtype as a quant name
+    size_bytes: int
+    bits_per_weight: float | None
+    task: Task
+    comparisons: tuple[Comparison, ...]
+    speed: Speed | None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Summaries that need no model."""
+
+    label: str  # "lead-3"
+    task: Task
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything one evaluation found. `limits` and `require` are what it was judged by at the time."""
+
+    environment: Environment
+    data: DataInfo
+    max_new_tokens: int
+    rows: tuple[Row, ...]
+    baselines: tuple[Baseline, ...]
+    limits: dict[str, Any]  # the recipe's gate part
+    require: tuple[str, ...]  # labels that must pass
+    schema: int = field(default=RESULTS_SCHEMA)
+
+    def row(self, label: str) -> Row:
+        """The row of that label.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for row in self.rows:
+            if row.label == label:
+                return row
+        raise KeyError(label)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One generated summary, as a line of predictions/LABEL.jsonl."""
+
+    id: str
+    document: str  # as the model saw it, shortened where it had to be
+    references: tuple[str, ...]
+    prediction: str
+    stop: Literal["eos", "length"]
+    tokens: int
+    rouge_l: float
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write metrics.json whole or not at all; a non-finite number is refused (ValueError)."""
+    body = json.dumps(asdict(results), indent=1, allow_nan=False, ensure_ascii=False)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(body + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    """Read what `write_results` wrote; `path` is metrics.json or its folder.
+
+    Raises:
+        AssayError: there is none, or it is of another version or damaged.
+    """
+    path = path / METRICS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise AssayError("there is no evaluation", where=str(path), hint="run assay eval first")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != RESULTS_SCHEMA:
+            raise AssayError("an evaluation of another version", where=str(path), got=str(data["schema"]),
+                             expected=str(RESULTS_SCHEMA), hint="run assay eval again")
+        return _build(Results, data)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise AssayError("the evaluation cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
+                         hint="run assay eval again") from None
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write JSON Lines that `read_predictions` reads back."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for prediction in predictions:
+            file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read predictions/LABEL.jsonl.
+
+    Raises:
+        AssayError: there is no such file, or a line is not one of ours.
+    """
+    if not path.is_file():
+        raise AssayError("there are no predictions", where=str(path), hint="run assay eval first")
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows.append(_build(Prediction, json.loads(line)))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise AssayError("a line is not a prediction", where=f"{path}:{number}", got=str(error)) from None
+    return rows
+
+
+def _build(wanted: Any, value: Any) -> Any:
+    """Rebuild a (nested) dataclass from what asdict and JSON made of it."""
+    if isinstance(wanted, type) and is_dataclass(wanted):
+        if not isinstance(value, dict) or (unknown := set(value) - {f.name for f in fields(wanted)}):
+            raise TypeError(f"{wanted.__name__}: unexpected {unknown if isinstance(value, dict) else value!r}")
+        hints = get_type_hints(wanted)
+        return wanted(**{name: _build(hints[name], item) for name, item in value.items()})
+    if get_origin(wanted) in (Union, types.UnionType):
+        chosen = [option for option in get_args(wanted) if option is not type(None)]
+        return None if value is None else _build(chosen[0], value)
+    if get_origin(wanted) is tuple:
+        return tuple(_build(get_args(wanted)[0], item) for item in value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted in (float, int, str, bool) and not isinstance(value, wanted):
+        raise TypeError(f"expected {wanted.__name__}, got {value!r}")
+    return value
