@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, did_you_mean
+
+if TYPE_CHECKING:
+    import jinja2
 
 DEFAULT_USER = "Summarize the dialogue in a few sentences.\n\n{document}"
 
@@ -88,7 +92,9 @@ class ChatFormat:
 Tokenize = Callable[[str, bool], list[int]]  # (text, control) -> ids, no BOS or EOS added
 
 
-def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) -> str:
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> jinja2.Template:
+    """Compiling costs far more than rendering, and thousands of rows share a template."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -98,8 +104,14 @@ def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
+    return environment.from_string(template)
+
+
+def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) -> str:
+    from jinja2 import TemplateError
+
     try:
-        return environment.from_string(chat.template).render(
+        return _compiled(chat.template).render(
             messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=generation,
             bos_token=chat.bos_token or "", eos_token=chat.eos_token or "", tools=None, documents=None)
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
