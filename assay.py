@@ -39,13 +39,15 @@ class LazyGroup(click.Group):
         room = vars(importlib.import_module(COMMANDS[cmd_name][0])).values()
         return next(item for item in room if isinstance(item, click.Command) and item.name == cmd_name)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Say what was probably meant where a command is unknown."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from contract.errors import did_you_mean
 
             hint = did_you_mean(args[0], COMMANDS)
-            ctx.fail(f"no such command \"{args[0]}\"" + (f", {hint}" if hint else ""))
+            ctx.fail(f'no such command "{args[0]}"' + (f", {hint}" if hint else ""))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -81,8 +83,11 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("ASSAY_DEBUG"):
             raise
-        click.echo(f"assay: a defect in Assay, not your fault: {type(error).__name__}: {error}\n"
-                   "  try: ASSAY_DEBUG=1 and the same command shows where; please report it", err=True)
+        click.echo(
+            f"assay: a defect in Assay, not your fault: {type(error).__name__}: {error}\n"
+            "  try: ASSAY_DEBUG=1 and the same command shows where; please report it",
+            err=True,
+        )
         code = 3
     sys.exit(code if isinstance(code, int) else 0)
 

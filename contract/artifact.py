@@ -129,11 +129,18 @@ class Artifact:
                 problems.append(f"{record.path}: its bytes were changed")
         if not self.foreign:
             known = {record.path for record in self.manifest.files}
-            problems += [f"{path}: not in the manifest" for path in _walk(self.folder)
-                         if path not in known and path.endswith(_MODEL_SUFFIXES)]
+            problems += [
+                f"{path}: not in the manifest"
+                for path in _walk(self.folder)
+                if path not in known and path.endswith(_MODEL_SUFFIXES)
+            ]
         if problems:
-            raise AssayError("the artifact is not intact", where=str(self.path), got=listed(problems),
-                             hint="export it again, or restore the files")
+            raise AssayError(
+                "the artifact is not intact",
+                where=str(self.path),
+                got=listed(problems),
+                hint="export it again, or restore the files",
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -161,10 +168,13 @@ def tool_versions(*packages: str) -> dict[str, str]:
 
 def _walk(folder: Path) -> list[str]:
     return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] != MEASURED_FOLDER
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.relative_to(folder).parts[0] != MEASURED_FOLDER
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.relative_to(folder).as_posix() not in _UNDIGESTED_FILES)
+        and path.relative_to(folder).as_posix() not in _UNDIGESTED_FILES
+    )
 
 
 def _record(folder: Path, names: Iterable[str]) -> tuple[FileRecord, ...]:
@@ -206,21 +216,33 @@ def open_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
         with path.open("rb") as file:
             magic = file.read(4)
         if magic != b"GGUF":
-            raise AssayError("not a model file", where=str(path), got=f"it begins with {magic!r}",
-                             expected="a folder, or a .gguf file")
+            raise AssayError(
+                "not a model file",
+                where=str(path),
+                got=f"it begins with {magic!r}",
+                expected="a folder, or a .gguf file",
+            )
         return Artifact(path, Manifest("gguf", path.stem, _record(folder, [path.name])), foreign=True)
     kind = _foreign_kind(path)
     if kind is None:
         ggufs = sorted(file.name for file in path.glob("*.gguf"))
         if len(ggufs) == 1:
             return open_artifact(path / ggufs[0], verify=verify)
-        raise AssayError("not a model folder", where=str(path), got=listed(sorted(os.listdir(path))) or "an empty folder",
-                         expected="manifest.json, config.json, adapter_config.json or one .gguf",
-                         hint="a folder without manifest may be an unfinished artifact" if ggufs else None)
+        raise AssayError(
+            "not a model folder",
+            where=str(path),
+            got=listed(sorted(os.listdir(path))) or "an empty folder",
+            expected="manifest.json, config.json, adapter_config.json or one .gguf",
+            hint="a folder without manifest may be an unfinished artifact" if ggufs else None,
+        )
     pickles = [name for name in _walk(path) if name.endswith((".bin", ".pt", ".pth")) and "model" in name]
     if pickles and not any(path.glob("*.safetensors")) and kind != "onnx":
-        raise AssayError("weights are read from safetensors only", where=str(path), got=listed(pickles),
-                         hint="convert them with safetensors first")
+        raise AssayError(
+            "weights are read from safetensors only",
+            where=str(path),
+            got=listed(pickles),
+            hint="convert them with safetensors first",
+        )
     names = [name for name in _walk(path) if "/" not in name and name.endswith(_MODEL_SUFFIXES)]
     return Artifact(path, Manifest(kind, path.resolve().name, _record(path, names)), foreign=True)
 
@@ -231,15 +253,25 @@ def _read_manifest(path: Path) -> Manifest:
         if data["schema"] != MANIFEST_SCHEMA or data["kind"] not in get_args(Kind):
             raise AssayError("a manifest of another version", where=str(path), got=f"{data['schema']} {data['kind']}")
         manifest = Manifest(
-            cast(Kind, data["kind"]), data["name"], tuple(FileRecord(**record) for record in data["files"]),
-            tuple(Parent(**parent) for parent in data["parents"]), data["recipe_sha256"], data["data_sha256"],
-            data["tools"], data["details"], data["measurements"])
+            cast(Kind, data["kind"]),
+            data["name"],
+            tuple(FileRecord(**record) for record in data["files"]),
+            tuple(Parent(**parent) for parent in data["parents"]),
+            data["recipe_sha256"],
+            data["data_sha256"],
+            data["tools"],
+            data["details"],
+            data["measurements"],
+        )
         if data["digest"] != manifest.digest:
-            raise AssayError("the manifest does not agree with itself", where=str(path), expected=data["digest"],
-                             got=manifest.digest)
+            raise AssayError(
+                "the manifest does not agree with itself", where=str(path), expected=data["digest"], got=manifest.digest
+            )
         return manifest
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AssayError("the manifest cannot be read", where=str(path), got=f"{type(error).__name__}: {error}") from None
+        raise AssayError(
+            "the manifest cannot be read", where=str(path), got=f"{type(error).__name__}: {error}"
+        ) from None
 
 
 @dataclass
@@ -268,14 +300,25 @@ class Draft:
 def refuse_existing(path: Path) -> None:
     """Raise where an artifact at `path` would overwrite something."""
     if path.exists() and (path.is_file() or any(path.iterdir())):
-        raise AssayError("the output exists already, and nothing is overwritten", where=str(path),
-                         hint="give another --out, or remove it yourself")
+        raise AssayError(
+            "the output exists already, and nothing is overwritten",
+            where=str(path),
+            hint="give another --out, or remove it yourself",
+        )
 
 
 @contextmanager
-def new_artifact(path: str | Path, kind: Kind, name: str, *, parents: Sequence[Parent] = (),
-                 recipe_sha256: str | None = None, data_sha256: dict[str, str] | None = None,
-                 tools: dict[str, str] | None = None, details: dict[str, Any] | None = None) -> Iterator[Draft]:
+def new_artifact(
+    path: str | Path,
+    kind: Kind,
+    name: str,
+    *,
+    parents: Sequence[Parent] = (),
+    recipe_sha256: str | None = None,
+    data_sha256: dict[str, str] | None = None,
+    tools: dict[str, str] | None = None,
+    details: dict[str, Any] | None = None,
+) -> Iterator[Draft]:
     """Make an artifact beside `path` and move it there whole: files, then manifest, fsync, one rename.
 
     Killed at any moment there is either the whole artifact or none. On an error the draft is removed.
@@ -292,18 +335,29 @@ def new_artifact(path: str | Path, kind: Kind, name: str, *, parents: Sequence[P
     draft = Draft(partial, dict(details or {}))
     try:
         yield draft
-        manifest = Manifest(kind, name, _record(partial, _walk(partial)), tuple(parents), recipe_sha256,
-                            dict(data_sha256 or {}), dict(tools or {}), draft.details, draft.measurements)
+        manifest = Manifest(
+            kind,
+            name,
+            _record(partial, _walk(partial)),
+            tuple(parents),
+            recipe_sha256,
+            dict(data_sha256 or {}),
+            dict(tools or {}),
+            draft.details,
+            draft.measurements,
+        )
         body = {**asdict(manifest), "digest": manifest.digest}
-        (partial / MANIFEST_FILE).write_text(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
-                                             encoding="utf-8")
+        (partial / MANIFEST_FILE).write_text(
+            json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         _sync(partial)
         partial.rename(path)
         _sync_folder(path.parent)
         draft.artifact = Artifact(path, manifest, foreign=False)
     except OSError as error:
-        raise AssayError("the artifact could not be written", where=str(path), got=str(error),
-                         hint="is the disk full?") from error
+        raise AssayError(
+            "the artifact could not be written", where=str(path), got=str(error), hint="is the disk full?"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -30,8 +30,11 @@ class AssayError(Exception):
     ) -> None:
         self.what, self.where, self.expected, self.got, self.hint = what, where, expected, got, hint
         lines = [what]
-        lines += [f"  {name}: {value}" for name, value in (
-            ("where", where), ("expected", expected), ("got", got), ("try", hint)) if value]
+        lines += [
+            f"  {name}: {value}"
+            for name, value in (("where", where), ("expected", expected), ("got", got), ("try", hint))
+            if value
+        ]
         super().__init__("\n".join(lines))
 
 

@@ -87,8 +87,9 @@ def _rows_hub(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         import datasets
     except ImportError:
-        raise AssayError("reading a hub dataset needs the datasets library", where=source,
-                         hint="pip install datasets") from None
+        raise AssayError(
+            "reading a hub dataset needs the datasets library", where=source, hint="pip install datasets"
+        ) from None
     try:
         table = datasets.load_dataset(name, config or None, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -103,8 +104,11 @@ def _rows(source: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         return
     path = Path(source)
     if not path.is_file():
-        raise AssayError("no such data file", where=str(path),
-                         hint="give a .jsonl, .csv, .tsv or .parquet file, or hf:OWNER/NAME@SPLIT")
+        raise AssayError(
+            "no such data file",
+            where=str(path),
+            hint="give a .jsonl, .csv, .tsv or .parquet file, or hf:OWNER/NAME@SPLIT",
+        )
     try:
         match path.suffix:
             case ".jsonl" | ".ndjson":
@@ -114,8 +118,12 @@ def _rows(source: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             case ".parquet":
                 yield from _rows_parquet(path)
             case other:
-                raise AssayError("unknown data format", where=str(path), got=other or "no extension",
-                                 expected=".jsonl, .csv, .tsv or .parquet")
+                raise AssayError(
+                    "unknown data format",
+                    where=str(path),
+                    got=other or "no extension",
+                    expected=".jsonl, .csv, .tsv or .parquet",
+                )
     except UnicodeDecodeError as error:
         raise AssayError("the file is not UTF-8", where=str(path), got=str(error)) from None
 
@@ -123,8 +131,9 @@ def _rows(source: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _pick(row: Mapping[str, Any], wanted: str | None, known: tuple[str, ...], what: str, where: str) -> str | None:
     if wanted is not None:
         if wanted not in row:
-            raise AssayError(f'no column "{wanted}" for the {what}', where=where, got=listed(row),
-                             hint=did_you_mean(wanted, row))
+            raise AssayError(
+                f'no column "{wanted}" for the {what}', where=where, got=listed(row), hint=did_you_mean(wanted, row)
+            )
         return wanted
     return next((name for name in known if name in row), None)
 
@@ -143,8 +152,9 @@ def _text(value: Any, name: str, where: str, problems: list[str]) -> str | None:
     return text
 
 
-def read_examples(source: str | Path, columns: Columns | None = None, *, need_references: bool = True,
-                  limit: int | None = None) -> list[Example]:
+def read_examples(
+    source: str | Path, columns: Columns | None = None, *, need_references: bool = True, limit: int | None = None
+) -> list[Example]:
     """Read and validate every example of `source`.
 
     Args:
@@ -165,17 +175,28 @@ def read_examples(source: str | Path, columns: Columns | None = None, *, need_re
             break
         document_name = _pick(row, columns.document, DOCUMENT_COLUMNS, "document", where)
         if document_name is None:
-            raise AssayError("no document column found", where=where, got=listed(row),
-                             expected=f"one of {', '.join(DOCUMENT_COLUMNS)}", hint="map it: data.columns.document")
+            raise AssayError(
+                "no document column found",
+                where=where,
+                got=listed(row),
+                expected=f"one of {', '.join(DOCUMENT_COLUMNS)}",
+                hint="map it: data.columns.document",
+            )
         if columns.references:
-            reference_names = [name for wanted in columns.references
-                               if (name := _pick(row, wanted, (), "references", where))]
+            reference_names = [
+                name for wanted in columns.references if (name := _pick(row, wanted, (), "references", where))
+            ]
         else:
             first = _pick(row, None, REFERENCE_COLUMNS, "references", where)
             reference_names = [first] if first else []
         if not reference_names and need_references:
-            raise AssayError("no summary column found", where=where, got=listed(row),
-                             expected=f"one of {', '.join(REFERENCE_COLUMNS)}", hint="map it: data.columns.references")
+            raise AssayError(
+                "no summary column found",
+                where=where,
+                got=listed(row),
+                expected=f"one of {', '.join(REFERENCE_COLUMNS)}",
+                hint="map it: data.columns.references",
+            )
         id_name = _pick(row, columns.id, ID_COLUMNS, "id", where)
         document = _text(row[document_name], document_name, where, problems)
         references: list[str] = []
@@ -193,8 +214,11 @@ def read_examples(source: str | Path, columns: Columns | None = None, *, need_re
             examples.append(Example(key, document, tuple(references)))
     if problems:
         more = f"\n    … and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise AssayError(f"{len(problems)} problem(s) in the data", where=str(source),
-                         got="\n    " + "\n    ".join(problems[:20]) + more)
+        raise AssayError(
+            f"{len(problems)} problem(s) in the data",
+            where=str(source),
+            got="\n    " + "\n    ".join(problems[:20]) + more,
+        )
     if not examples:
         raise AssayError("there is no example in the data", where=str(source))
     return examples

@@ -9,8 +9,16 @@ from typing import Any
 from contract.errors import AssayError
 from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,14 +49,23 @@ def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise AssayError("no such model folder, and huggingface_hub is not installed", where=str(reference),
-                         hint='pip install "assay[train]"') from None
+        raise AssayError(
+            "no such model folder, and huggingface_hub is not installed",
+            where=str(reference),
+            hint='pip install "assay[train]"',
+        ) from None
     try:
-        folder = snapshot_download(str(reference), revision=revision, allow_patterns=[
-            "*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "LICENSE*"])
+        folder = snapshot_download(
+            str(reference),
+            revision=revision,
+            allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "LICENSE*"],
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AssayError("the model is neither a folder nor on the hub or in its cache", where=str(reference),
-                         got=str(error).splitlines()[0]) from None
+        raise AssayError(
+            "the model is neither a folder nor on the hub or in its cache",
+            where=str(reference),
+            got=str(error).splitlines()[0],
+        ) from None
     return Path(folder)
 
 
@@ -71,8 +88,14 @@ def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
     if (folder / "chat_template.jinja").is_file():
         own = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     chosen = load_template(template) if template else own
-    return ChatFormat(chosen or PLAIN_TEMPLATE, tuple(sorted(special)), named["bos_token"], named["eos_token"],
-                      _adds_bos(config, tokenizer), plain=chosen is None or chosen == PLAIN_TEMPLATE)
+    return ChatFormat(
+        chosen or PLAIN_TEMPLATE,
+        tuple(sorted(special)),
+        named["bos_token"],
+        named["eos_token"],
+        _adds_bos(config, tokenizer),
+        plain=chosen is None or chosen == PLAIN_TEMPLATE,
+    )
 
 
 def load_template(template: str) -> str:

@@ -102,7 +102,8 @@ def _compiled(template: str) -> jinja2.Template:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = refuse
     return environment.from_string(template)
 
@@ -112,11 +113,19 @@ def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) 
 
     try:
         return _compiled(chat.template).render(
-            messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=generation,
-            bos_token=chat.bos_token or "", eos_token=chat.eos_token or "", tools=None, documents=None)
+            messages=[{"role": m.role, "content": m.content} for m in messages],
+            add_generation_prompt=generation,
+            bos_token=chat.bos_token or "",
+            eos_token=chat.eos_token or "",
+            tools=None,
+            documents=None,
+        )
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise AssayError("the chat template cannot be rendered", got=f"{type(error).__name__}: {error}",
-                         hint="fix the model's chat template or set prompt.template in the recipe") from None
+        raise AssayError(
+            "the chat template cannot be rendered",
+            got=f"{type(error).__name__}: {error}",
+            hint="fix the model's chat template or set prompt.template in the recipe",
+        ) from None
 
 
 def _split_control(text: str, special_tokens: Sequence[str]) -> list[Segment]:
@@ -158,13 +167,15 @@ def render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool = 
             segments += _split_control(piece, chat.special_tokens)
     segments = _merge_text([segment for segment in segments if segment.text])
     if "".join(s.text for s in segments) != _render(chat, messages, generation=generation):
-        raise AssayError("the chat template changes the text of messages, so a prompt cannot be told from its words",
-                         hint="set prompt.template in the recipe to one that inserts message.content as it is")
+        raise AssayError(
+            "the chat template changes the text of messages, so a prompt cannot be told from its words",
+            hint="set prompt.template in the recipe to one that inserts message.content as it is",
+        )
     return segments
 
 
 def prompt_ids(chat: ChatFormat, messages: Sequence[Message], tokenize: Tokenize, bos_id: int | None) -> list[int]:
-    """The ids of the prompt, ready for the answer: BOS in front where the tokenizer adds it and the template did not."""
+    """The ids of the prompt, ready for the answer, with BOS where the tokenizer adds it and the template did not."""
     ids = [i for segment in render(chat, messages) for i in tokenize(segment.text, segment.control)]
     return [bos_id, *ids] if chat.add_bos and bos_id is not None and ids[:1] != [bos_id] else ids
 
@@ -188,7 +199,7 @@ def completion_segments(chat: ChatFormat, messages: Sequence[Message], text: str
             continue
         if segment.control and left >= end:
             return [*answer, segment]
-        answer.append(Segment(segment.text[max(0, start - left):], segment.control))
+        answer.append(Segment(segment.text[max(0, start - left) :], segment.control))
     if not chat.eos_token:
         raise AssayError("nothing ends the answer: the template writes no closing token and the tokenizer has no EOS")
     # no closing token: whatever text the template puts behind the answer is not learned, EOS is
@@ -199,8 +210,9 @@ def completion_segments(chat: ChatFormat, messages: Sequence[Message], text: str
     return [*answer, Segment(chat.eos_token, True)]
 
 
-def completion_ids(chat: ChatFormat, messages: Sequence[Message], text: str, tokenize: Tokenize,
-                   bos_id: int | None) -> list[int]:
+def completion_ids(
+    chat: ChatFormat, messages: Sequence[Message], text: str, tokenize: Tokenize, bos_id: int | None
+) -> list[int]:
     """The ids of the answer, closing token included.
 
     Prompt and answer are tokenized together and the prompt's ids taken off, so that the answer's first token is the
@@ -215,9 +227,9 @@ def completion_ids(chat: ChatFormat, messages: Sequence[Message], text: str, tok
     head = tokenize(border, False)
     if answer and not answer[0].control:
         together = tokenize(border + answer[0].text, False)
-        if together[:len(head)] == head:
+        if together[: len(head)] == head:
             rest = [i for segment in answer[1:] for i in tokenize(segment.text, segment.control)]
-            return [*together[len(head):], *rest]
+            return [*together[len(head) :], *rest]
     return alone
 
 
@@ -255,10 +267,10 @@ def shorten(document: str, fits: Callable[[str], bool]) -> str:
         low, high = 0, len(cuts)  # cuts[:low] are known to fit
         while low < high:
             middle = (low + high) // 2
-            if fits(document[:cuts[middle]].rstrip()):
+            if fits(document[: cuts[middle]].rstrip()):
                 low = middle + 1
             else:
                 high = middle
-        if low and document[:cuts[low - 1]].strip():
-            return document[:cuts[low - 1]].rstrip()
+        if low and document[: cuts[low - 1]].strip():
+            return document[: cuts[low - 1]].rstrip()
     raise AssayError("the prompt leaves no room for any of the document", hint="raise train.max_length or the context")

@@ -32,10 +32,13 @@ class ModelPart(_Part):
 class ColumnsPart(_Part):
     """Which column holds what; null tries the usual names."""
 
-    id: str | None = Field(None, description="Column of the example's id; null tries id, fname …, else numbers the rows.")
+    id: str | None = Field(
+        None, description="Column of the example's id; null tries id, fname …, else numbers the rows."
+    )
     document: str | None = Field(None, description="Column of the document; null tries document, dialogue, article …")
-    references: str | list[str] | None = Field(None, description="Column or columns of the summaries; null tries "
-                                               "references, summary, highlights …")
+    references: str | list[str] | None = Field(
+        None, description="Column or columns of the summaries; null tries references, summary, highlights …"
+    )
 
     def columns(self) -> Columns:
         """As `read_examples` takes them."""
@@ -54,12 +57,15 @@ class SplitPart(_Part):
 class DataPart(_Part):
     """The examples: three files, or one that is split. `--data` replaces the paths."""
 
-    train: str | None = Field(None, description="Training examples: a file (relative to the recipe) or hf:OWNER/NAME@SPLIT.")
+    train: str | None = Field(
+        None, description="Training examples: a file (relative to the recipe) or hf:OWNER/NAME@SPLIT."
+    )
     valid: str | None = Field(None, description="Validation examples.")
     test: str | None = Field(None, description="Test examples: never trained on, never tuned on.")
     source: str | None = Field(None, description="One file that holds everything, divided by split.")
-    split: SplitPart | None = Field(None, description="Row counts for one file: its first rows train, the next valid, "
-                                    "the next test.")
+    split: SplitPart | None = Field(
+        None, description="Row counts for one file: its first rows train, the next valid, the next test."
+    )
     columns: ColumnsPart = Field(ColumnsPart(), description="Which column holds what.")
 
 
@@ -69,8 +75,11 @@ class PromptPart(_Part):
     user: str = Field(DEFAULT_USER, description="The user's turn; {document} is replaced, {language} may be used.")
     system: str | None = Field(None, description="The system's turn; null leaves it out.")
     language: str = Field("English", description="Goes where {language} stands.")
-    template: str | None = Field(None, description="A chat template that replaces the model's: Jinja text, a .jinja file, "
-                                 'or "plain". Null keeps the model\'s own.')
+    template: str | None = Field(
+        None,
+        description="A chat template that replaces the model's: Jinja text, a .jinja file, "
+        'or "plain". Null keeps the model\'s own.',
+    )
 
     @model_validator(mode="after")
     def _one_document(self) -> PromptPart:
@@ -97,14 +106,17 @@ class Nf4Part(_Part):
     """How qlora stores the base while it trains."""
 
     double_quant: bool = Field(True, description="Quantize the block scales too.")
-    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Dtype the weights are "
-                                                                     "dequantized to. float32 on a CPU, bfloat16 on a GPU.")
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Dtype the weights are dequantized to. float32 on a CPU, bfloat16 on a GPU."
+    )
 
 
 class TrainPart(_Part):
     """Supervised fine-tuning with TRL's SFTTrainer."""
 
-    method: Literal["qlora", "lora"] = Field("qlora", description="qlora: the base in 4-bit NF4; lora: in 16 or 32 bit.")
+    method: Literal["qlora", "lora"] = Field(
+        "qlora", description="qlora: the base in 4-bit NF4; lora: in 16 or 32 bit."
+    )
     seed: int = Field(0, ge=0, description="Seeds data order, adapter and dropout.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training split.")
     max_steps: int | None = Field(None, gt=0, description="Stop after this many optimizer steps; null runs the epochs.")
@@ -116,8 +128,11 @@ class TrainPart(_Part):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     max_length: int = Field(1024, gt=16, description="Tokens per row; longer documents are cut, summaries never.")
-    evaluations: int = Field(4, gt=0, description="How often validation loss is measured and a checkpoint kept; "
-                             "the best one becomes the adapter.")
+    evaluations: int = Field(
+        4,
+        gt=0,
+        description="How often validation loss is measured and a checkpoint kept; the best one becomes the adapter.",
+    )
     gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
     lora: LoraPart = Field(LoraPart(), description="The adapter's shape.")
     nf4: Nf4Part = Field(Nf4Part(), description="How qlora stores the base.")
@@ -127,16 +142,20 @@ class MergePart(_Part):
     """Adapter and base into one model."""
 
     dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="Stored dtype; merged in float32.")
-    base: Literal["W16", "NF4"] = Field("W16", description="Weights to merge onto: the 16-bit base, or the base as the "
-                                        "adapter saw it in training (NF4, dequantized).")
+    base: Literal["W16", "NF4"] = Field(
+        "W16",
+        description="Weights to merge onto: the 16-bit base, or the base as the "
+        "adapter saw it in training (NF4, dequantized).",
+    )
 
 
 class GgufPart(_Part):
     """GGUF files to make."""
 
     quants: list[Quant] = Field(["f16", "q8_0", "q4_k_m"], min_length=1, description="One artifact each.")
-    check: Literal["structure", "logits"] = Field("logits", description="structure reads every tensor back; logits also "
-                                                  "runs it against torch.")
+    check: Literal["structure", "logits"] = Field(
+        "logits", description="structure reads every tensor back; logits also runs it against torch."
+    )
     strict: bool = Field(False, description="Refuse a quantization some tensors cannot take.")
 
 
@@ -161,19 +180,27 @@ class QuantLimits(_Part):
     max_rouge_l_loss: float = Field(gt=0, description="ROUGE-L points it may lose (non-inferiority margin).")
 
 
-def _default_quant_limits() -> dict[str, QuantLimits]:
+def _default_quant_limits() -> dict[Quant, QuantLimits]:
     def limits(kl: float, top1: float, ratio: float, rouge: float) -> QuantLimits:
         return QuantLimits(max_kl_nats=kl, min_top1_agreement=top1, max_perplexity_ratio=ratio, max_rouge_l_loss=rouge)
 
-    return {"f32": limits(1e-6, 0.999, 1.001, 1.0), "f16": limits(1e-4, 0.995, 1.002, 1.0),
-            "q8_0": limits(0.005, 0.98, 1.01, 1.0), "q4_k_m": limits(0.08, 0.92, 1.08, 2.0)}
+    return {
+        "f32": limits(1e-6, 0.999, 1.001, 1.0),
+        "f16": limits(1e-4, 0.995, 1.002, 1.0),
+        "q8_0": limits(0.005, 0.98, 1.01, 1.0),
+        "q4_k_m": limits(0.08, 0.92, 1.08, 2.0),
+    }
 
 
 class MergeLimits(_Part):
     """How far the merged model may be from the unmerged adapter on the same weights."""
 
-    rounding_multiple: float = Field(4.0, gt=1, description="Mean KL allowed: self-noise plus this many times what "
-                                     "rounding the fp32 merge to the stored dtype costs by itself.")
+    rounding_multiple: float = Field(
+        4.0,
+        gt=1,
+        description="Mean KL allowed: self-noise plus this many times what "
+        "rounding the fp32 merge to the stored dtype costs by itself.",
+    )
 
 
 class BaseChangeLimits(_Part):
@@ -188,20 +215,27 @@ class GatePart(_Part):
     """What an artifact must meet before it is served."""
 
     require: list[str] = Field(["merged", "q4_k_m"], min_length=1, description="Artifacts that must pass.")
-    max_eos_rate_loss: float = Field(0.05, gt=0, lt=1, description="Share of summaries that may stop ending by "
-                                     "themselves, against the model it was made from.")
+    max_eos_rate_loss: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of summaries that may stop ending by themselves, against the model it was made from.",
+    )
     merge: MergeLimits = Field(MergeLimits(), description="Merge fidelity.")
     base_change: BaseChangeLimits = Field(BaseChangeLimits(), description="NF4-trained adapter on 16-bit weights.")
-    quant: dict[Quant, QuantLimits] = Field(default_factory=_default_quant_limits, description="Limits per GGUF type; a "
-                                            "type left out keeps its default.")
+    quant: dict[Quant, QuantLimits] = Field(
+        default_factory=_default_quant_limits, description="Limits per GGUF type; a type left out keeps its default."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _keep_defaults(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("quant"), dict):
             defaults = {name: limits.model_dump() for name, limits in _default_quant_limits().items()}
-            given = {name: {**defaults.get(name, {}), **limits} if isinstance(limits, dict) else limits
-                     for name, limits in values["quant"].items()}
+            given = {
+                name: {**defaults.get(name, {}), **limits} if isinstance(limits, dict) else limits
+                for name, limits in values["quant"].items()
+            }
             return {**values, "quant": {**defaults, **given}}
         return values
 
@@ -239,8 +273,12 @@ def load_recipe(path: str | Path) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors()]
-        raise AssayError(f"{len(problems)} problem(s) in the recipe", where=str(path),
-                         got="\n    " + "\n    ".join(problems), hint="docs/recipe.md lists every key") from None
+        raise AssayError(
+            f"{len(problems)} problem(s) in the recipe",
+            where=str(path),
+            got="\n    " + "\n    ".join(problems),
+            hint="docs/recipe.md lists every key",
+        ) from None
     return _with_absolute_paths(recipe, path.resolve().parent)
 
 
@@ -283,9 +321,12 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     local = (folder / base).exists() or base.startswith(".")
     template = recipe.prompt.template
     is_file = template is not None and template != "plain" and "{" not in template
-    return recipe.model_copy(update={
-        "model": recipe.model.model_copy(update={"base": str((folder / base).resolve()) if local else base}),
-        "data": recipe.data.model_copy(update={
-            name: absolute(getattr(recipe.data, name)) for name in ("train", "valid", "test", "source")}),
-        "prompt": recipe.prompt.model_copy(update={"template": absolute(template) if is_file else template}),
-    })
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"base": str((folder / base).resolve()) if local else base}),
+            "data": recipe.data.model_copy(
+                update={name: absolute(getattr(recipe.data, name)) for name in ("train", "valid", "test", "source")}
+            ),
+            "prompt": recipe.prompt.model_copy(update={"template": absolute(template) if is_file else template}),
+        }
+    )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from contract.errors import AssayError
 
@@ -44,9 +44,10 @@ class Verdict:
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
     """fail before inconclusive before pass."""
-    for outcome in ("fail", "inconclusive"):
+    order: tuple[Outcome, ...] = ("fail", "inconclusive")
+    for outcome in order:
         if outcome in outcomes:
-            return cast(Outcome, outcome)
+            return outcome
     return "pass"
 
 
@@ -67,11 +68,20 @@ def read_verdicts(path: Path) -> list[Verdict]:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != VERDICT_SCHEMA:
-            raise AssayError("a verdict file of another version", where=str(path), got=str(data["schema"]),
-                             expected=str(VERDICT_SCHEMA), hint="run assay eval again")
+            raise AssayError(
+                "a verdict file of another version",
+                where=str(path),
+                got=str(data["schema"]),
+                expected=str(VERDICT_SCHEMA),
+                hint="run assay eval again",
+            )
         return [Verdict(**{**v, "reasons": tuple(Reason(**r) for r in v["reasons"])}) for v in data["verdicts"]]
     except FileNotFoundError:
         raise AssayError("there is no verdict", where=str(path), hint="run assay eval first") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AssayError("the verdict file cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
-                         hint="run assay eval again") from None
+        raise AssayError(
+            "the verdict file cannot be read",
+            where=str(path),
+            got=f"{type(error).__name__}: {error}",
+            hint="run assay eval again",
+        ) from None

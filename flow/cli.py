@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from flow.run import Stage
 
 
 @click.command("run")
@@ -14,14 +18,28 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/NAME]")
 @click.option("--data", metavar="FILE_OR_DIR", help="Examples, in place of the recipe's.")
 @click.option("--model", metavar="BASE", help="Base model, in place of the recipe's.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where to train.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
+)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
-@click.option("--until", type=click.Choice(["adapter", "merged", "gguf", "eval"]), default="eval", show_default=True,
-              help="The last stage to do.")
+@click.option(
+    "--until",
+    type=click.Choice(["adapter", "merged", "gguf", "eval"]),
+    default="eval",
+    show_default=True,
+    help="The last stage to do.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def run_command(recipe: Path, out: Path | None, data: str | None, model: str | None, device: str, threads: int,
-                until: str, as_json: bool) -> None:
+def run_command(
+    recipe: Path,
+    out: Path | None,
+    data: str | None,
+    model: str | None,
+    device: str,
+    threads: int,
+    until: Stage,
+    as_json: bool,
+) -> None:
     """From RECIPE to proven GGUF files: train, merge, export, evaluate. What is there and valid is not done again."""
     from contract.recipe import load_recipe
     from flow.run import run_recipe
@@ -30,8 +48,9 @@ def run_command(recipe: Path, out: Path | None, data: str | None, model: str | N
     if model:
         path = str(Path(model).resolve()) if Path(model).exists() else model
         loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"base": path, "revision": None})})
-    result = run_recipe(loaded, out or Path("runs") / loaded.name, data=data, device=device, threads=threads,
-                        until=until)  # type: ignore[arg-type]  # click checked it
+    result = run_recipe(
+        loaded, out or Path("runs") / loaded.name, data=data, device=device, threads=threads, until=until
+    )
     if as_json:
         click.echo(json.dumps(result.as_json()))
     else:

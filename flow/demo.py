@@ -23,11 +23,14 @@ def ask(run: Path) -> dict[str, str]:
     document = rows[0]["document"]
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name("assay")), "serve", str(run / "gguf" / "q4_k_m"), "--port", "0"],
-        stderr=subprocess.PIPE, text=True)
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         url = _url(server)
-        request = urllib.request.Request(f"{url}/summarize", json.dumps({"document": document}).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{url}/summarize", json.dumps({"document": document}).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             summary = json.load(answer)["summary"]
     except urllib.error.URLError as error:
@@ -63,7 +66,9 @@ def main() -> None:
     print(f"\nPOST {answer['url']}\n")
     print("\n".join("    " + line for line in answer["document"].splitlines()))
     print(f"\n→ {answer['summary']}\n")
-    print(f"report: {run / 'eval' / 'report.html'}\nserve it: make serve   (or: .venv/bin/assay serve {run}/gguf/q4_k_m)")
+    print(
+        f"report: {run / 'eval' / 'report.html'}\nserve it: make serve   (or: .venv/bin/assay serve {run}/gguf/q4_k_m)"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from importlib import metadata
@@ -15,8 +14,22 @@ from typing import Any
 from contract.artifact import open_artifact
 from contract.errors import AssayError
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "gguf", "llama_cpp_python",
-            "onnxruntime", "onnxruntime-gpu", "evaluate", "rouge_score", "fastapi")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "gguf",
+    "llama_cpp_python",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "evaluate",
+    "rouge_score",
+    "fastapi",
+)
 _CPU_FEATURES = ("avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "f16c", "fma", "asimd", "sve")
 
 
@@ -24,21 +37,29 @@ def examine() -> dict[str, Any]:
     """Versions, CPU, memory, disk and the round trip; `problems` lists what must be mended."""
     versions = {package: _version(package) for package in PACKAGES}
     problems = []
-    if sys.version_info < (3, 11):
-        problems.append(f"Python {platform.python_version()}: 3.11 is needed")
     if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
-        problems.append("onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-                        "pip uninstall onnxruntime onnxruntime-gpu, then install one")
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall onnxruntime onnxruntime-gpu, then install one"
+        )
     disk = shutil.disk_usage(Path.cwd())
     if disk.free < 2e9:
         problems.append(f"only {disk.free / 1e9:.1f} GB of disk free here")
     trip = _round_trip()
     if trip["problem"]:
         problems.append(f"round trip: {trip['problem']}")
-    return {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu(),
-            "threads": os.cpu_count(), "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "disk_free_bytes": disk.free, "cuda": _cuda(), "versions": versions, "round_trip": trip,
-            "problems": problems}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "threads": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "disk_free_bytes": disk.free,
+        "cuda": _cuda(),
+        "versions": versions,
+        "round_trip": trip,
+        "problems": problems,
+    }
 
 
 def _version(package: str) -> str | None:
@@ -84,12 +105,17 @@ def _round_trip() -> dict[str, Any]:
             made = export_gguf(open_artifact(base), Path(folder), quants=["q4_k_m"], check="logits")[0]
             runtime = load_runtime(made)
             try:
-                completion = runtime.generate([runtime.encode([Message("user", "Hello")])],
-                                              GenerateParams(max_new_tokens=8))[0]
+                completion = runtime.generate(
+                    [runtime.encode([Message("user", "Hello")])], GenerateParams(max_new_tokens=8)
+                )[0]
             finally:
                 runtime.close()
-            return {"problem": None, "tokens": len(completion.ids), "bits_per_weight": made.details["bits_per_weight"],
-                    "seconds": round(time.monotonic() - started, 1)}
+            return {
+                "problem": None,
+                "tokens": len(completion.ids),
+                "bits_per_weight": made.details["bits_per_weight"],
+                "seconds": round(time.monotonic() - started, 1),
+            }
     except (AssayError, ImportError) as error:
         return {"problem": str(error), "seconds": round(time.monotonic() - started, 1)}
 
@@ -97,15 +123,19 @@ def _round_trip() -> dict[str, Any]:
 def as_text(findings: dict[str, Any]) -> str:
     """For a person."""
     f = findings
-    lines = [f"Python      {f['python']} on {f['platform']}",
-             f"CPU         {f['cpu']['model']}, {f['threads']} threads, {' '.join(f['cpu']['features'])}",
-             f"CUDA        {f['cuda'] or 'none; training and proof run on the CPU'}",
-             f"memory      {f['memory_bytes'] / 1e9:.1f} GB",
-             f"disk free   {f['disk_free_bytes'] / 1e9:.1f} GB here"]
+    lines = [
+        f"Python      {f['python']} on {f['platform']}",
+        f"CPU         {f['cpu']['model']}, {f['threads']} threads, {' '.join(f['cpu']['features'])}",
+        f"CUDA        {f['cuda'] or 'none; training and proof run on the CPU'}",
+        f"memory      {f['memory_bytes'] / 1e9:.1f} GB",
+        f"disk free   {f['disk_free_bytes'] / 1e9:.1f} GB here",
+    ]
     lines += [f"{name:<18}{version or 'not installed'}" for name, version in f["versions"].items()]
     trip = f["round_trip"]
     if not trip["problem"]:
-        lines.append(f"round trip  embedded base → Q4_K_M ({trip['bits_per_weight']:.2f} bits per weight) → llama.cpp: "
-                     f"agrees with torch, {trip['seconds']} s")
+        lines.append(
+            f"round trip  embedded base → Q4_K_M ({trip['bits_per_weight']:.2f} bits per weight) → llama.cpp: "
+            f"agrees with torch, {trip['seconds']} s"
+        )
     lines += [f"PROBLEM     {problem}" for problem in f["problems"]] or ["nothing to mend"]
     return "\n".join(lines)

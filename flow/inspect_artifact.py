@@ -23,11 +23,20 @@ def describe(path: Path) -> dict[str, Any]:
     except AssayError as error:
         damage = error.got or error.what
     return {
-        "path": str(path), "kind": artifact.kind, "name": artifact.name, "digest": artifact.digest,
-        "made_by_assay": not artifact.foreign, "size_bytes": artifact.size_bytes, "damage": damage,
+        "path": str(path),
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "digest": artifact.digest,
+        "made_by_assay": not artifact.foreign,
+        "size_bytes": artifact.size_bytes,
+        "damage": damage,
         "files": [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in artifact.manifest.files],
-        "lineage": _lineage(artifact), "verdict": _verdict(artifact), "recipe_sha256": artifact.manifest.recipe_sha256,
-        "data_sha256": artifact.manifest.data_sha256, "tools": artifact.manifest.tools, "details": artifact.details,
+        "lineage": _lineage(artifact),
+        "verdict": _verdict(artifact),
+        "recipe_sha256": artifact.manifest.recipe_sha256,
+        "data_sha256": artifact.manifest.data_sha256,
+        "tools": artifact.manifest.tools,
+        "details": artifact.details,
         "measurements": artifact.manifest.measurements,
     }
 
@@ -40,8 +49,7 @@ def _lineage(artifact: Artifact, depth: int = 0) -> list[dict[str, Any]]:
             found = open_artifact(parent.path)
             state = "there" if found.digest == parent.digest else "changed since"
             above = _lineage(found, depth + 1)
-        rows.append({"role": parent.role, "path": parent.path, "digest": parent.digest, "state": state,
-                     "depth": depth})
+        rows.append({"role": parent.role, "path": parent.path, "digest": parent.digest, "state": state, "depth": depth})
         rows += above
     return rows
 
@@ -52,8 +60,10 @@ def _verdict(artifact: Artifact) -> dict[str, Any] | None:
         return None
     for verdict in read_verdicts(path):
         if verdict.digest == artifact.digest:
-            return {"outcome": verdict.outcome, "reasons": [reason.text for reason in verdict.reasons
-                                                            if reason.outcome != "pass"]}
+            return {
+                "outcome": verdict.outcome,
+                "reasons": [reason.text for reason in verdict.reasons if reason.outcome != "pass"],
+            }
     return {"outcome": "none", "reasons": ["the verdict there is of other bytes"]}
 
 
@@ -61,16 +71,21 @@ def as_text(description: dict[str, Any]) -> str:
     """For a person."""
     d = description
     maker = "made by Assay" if d["made_by_assay"] else "not made by Assay, so nothing is recorded of it"
-    lines = [f"{d['name']}: {d['kind']}, {d['size_bytes'] / 1e6:.2f} MB, {maker}", f"digest  {d['digest']}",
-             f"files   {'DAMAGED: ' + d['damage'] if d['damage'] else 'intact'}"]
+    lines = [
+        f"{d['name']}: {d['kind']}, {d['size_bytes'] / 1e6:.2f} MB, {maker}",
+        f"digest  {d['digest']}",
+        f"files   {'DAMAGED: ' + d['damage'] if d['damage'] else 'intact'}",
+    ]
     lines += [f"          {f['path']}  {f['size_bytes']} bytes  {f['sha256'][:12]}" for f in d["files"]]
     verdict = d["verdict"]
     lines.append("verdict " + (verdict["outcome"] if verdict else "none: not evaluated"))
     lines += [f"          {reason}" for reason in (verdict or {}).get("reasons", [])]
     if d["lineage"]:
         lines.append("made from")
-        lines += [f"  {'  ' * row['depth']}{row['role']}: {row['path']} ({row['state']}) {row['digest'][:12]}"
-                  for row in d["lineage"]]
+        lines += [
+            f"  {'  ' * row['depth']}{row['role']}: {row['path']} ({row['state']}) {row['digest'][:12]}"
+            for row in d["lineage"]
+        ]
     for title in ("details", "measurements", "tools"):
         if d[title]:
             lines.append(title)

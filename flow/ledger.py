@@ -29,8 +29,12 @@ class Ledger:
         except FileNotFoundError:
             self._stages = {}
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise AssayError("the run's list of stages cannot be read", where=str(self._path), got=str(error),
-                             hint="remove that file; what is done is then done again") from None
+            raise AssayError(
+                "the run's list of stages cannot be read",
+                where=str(self._path),
+                got=str(error),
+                hint="remove that file; what is done is then done again",
+            ) from None
 
     def valid(self, stage: str, key: str) -> Artifact | None:
         """The stage's artifact if it was made from `key` and every byte is as it was written, else None."""
@@ -80,6 +84,7 @@ def locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AssayError("another run is working in this folder", where=str(run),
-                             hint="wait for it, or give another --out") from None
+            raise AssayError(
+                "another run is working in this folder", where=str(run), hint="wait for it, or give another --out"
+            ) from None
         yield

@@ -41,10 +41,17 @@ class RunResult:
 
     def as_json(self) -> dict[str, Any]:
         """One object for scripts."""
-        return {"run": str(self.run), "done": self.done, "skipped": self.skipped, "proven": self.proven,
-                "artifacts": {label: {"path": str(artifact.path), "digest": artifact.digest}
-                              for label, artifact in self.artifacts.items()},
-                "verdicts": None if self.verdicts is None else {v.label: v.outcome for v in self.verdicts}}
+        return {
+            "run": str(self.run),
+            "done": self.done,
+            "skipped": self.skipped,
+            "proven": self.proven,
+            "artifacts": {
+                label: {"path": str(artifact.path), "digest": artifact.digest}
+                for label, artifact in self.artifacts.items()
+            },
+            "verdicts": None if self.verdicts is None else {v.label: v.outcome for v in self.verdicts},
+        }
 
     def as_text(self) -> str:
         """The comparison table and the verdicts, or where the artifacts are."""
@@ -54,12 +61,20 @@ class RunResult:
         from evalsuite.table import text_table, verdict_lines
 
         folder = self.run / "eval"
-        return "\n".join([text_table(read_results(folder)), "", *verdict_lines(self.verdicts, self.required), "",
-                          f"report: {folder / 'report.html'}"])
+        return "\n".join(
+            [
+                text_table(read_results(folder)),
+                "",
+                *verdict_lines(self.verdicts, self.required),
+                "",
+                f"report: {folder / 'report.html'}",
+            ]
+        )
 
 
-def run_recipe(recipe: Recipe, out: Path, *, data: str | None = None, device: str = "auto", threads: int = 2,
-               until: Stage = "eval") -> RunResult:
+def run_recipe(
+    recipe: Recipe, out: Path, *, data: str | None = None, device: str = "auto", threads: int = 2, until: Stage = "eval"
+) -> RunResult:
     """Take a recipe all the way, or as far as `until`.
 
     Args:
@@ -92,8 +107,9 @@ class _Run:
         self.result.artifacts["base"] = base
         splits = load_splits(recipe, self.data)
 
-        from_key = key_of(base=base.digest, data=splits.sha256, prompt=part["prompt"], train=part["train"],
-                          generate=part["generate"])
+        from_key = key_of(
+            base=base.digest, data=splits.sha256, prompt=part["prompt"], train=part["train"], generate=part["generate"]
+        )
         adapter = self._stage("adapter", from_key, lambda path: self._train(splits, path))
         if until == "adapter":
             return self.result
@@ -138,7 +154,8 @@ class _Run:
 
         gguf = self.recipe.export.gguf
         keys: dict[str, str] = {
-            quant: key_of(merged=merged_key, quant=quant, check=gguf.check, strict=gguf.strict) for quant in gguf.quants}
+            quant: key_of(merged=merged_key, quant=quant, check=gguf.check, strict=gguf.strict) for quant in gguf.quants
+        }
         missing = []
         for quant in gguf.quants:
             artifact = self.ledger.valid(f"gguf/{quant}", keys[quant])
@@ -150,14 +167,22 @@ class _Run:
         if missing:
             names = [f"gguf/{quant}" for quant in missing]
             started = self._start(*names)
-            made = export_gguf(merged, self.out / "gguf", quants=missing, check=gguf.check, strict=gguf.strict,
-                               threads=self.threads, name=self.recipe.name)
+            made = export_gguf(
+                merged,
+                self.out / "gguf",
+                quants=missing,
+                check=gguf.check,
+                strict=gguf.strict,
+                threads=self.threads,
+                name=self.recipe.name,
+            )
             for quant, artifact in zip(missing, made, strict=True):
                 self.ledger.note(f"gguf/{quant}", keys[quant], artifact.digest)
                 self.result.artifacts[quant] = artifact
             self._finish(", ".join(names), started)
-        self.result.artifacts = {label: self.result.artifacts[label]
-                                 for label in ("base", "adapter", "merged", *gguf.quants)}
+        self.result.artifacts = {
+            label: self.result.artifacts[label] for label in ("base", "adapter", "merged", *gguf.quants)
+        }
 
     def _eval(self, splits: object) -> None:
         from contract.verdict import VERDICT_FILE, read_verdicts, write_verdicts
@@ -167,8 +192,13 @@ class _Run:
         assert isinstance(splits, Splits)
         part = self.recipe.model_dump(mode="json")
         artifacts = self.result.artifacts
-        key = key_of(digests={label: artifact.digest for label, artifact in artifacts.items()},
-                     test=splits.sha256["test"], prompt=part["prompt"], generate=part["generate"], gate=part["gate"])
+        key = key_of(
+            digests={label: artifact.digest for label, artifact in artifacts.items()},
+            test=splits.sha256["test"],
+            prompt=part["prompt"],
+            generate=part["generate"],
+            gate=part["gate"],
+        )
         folder = self.out / "eval"
         if self.ledger.noted("eval", key, key) and (folder / "report.html").is_file():
             self._skip("eval")
@@ -176,8 +206,9 @@ class _Run:
             return
         started = self._start("eval")
         rest = [artifact for label, artifact in artifacts.items() if label != "base"]
-        evaluate(rest, splits.test, folder, reference=None, base=artifacts["base"], recipe=self.recipe,
-                 threads=self.threads)
+        evaluate(
+            rest, splits.test, folder, reference=None, base=artifacts["base"], recipe=self.recipe, threads=self.threads
+        )
         self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
         write_verdicts(folder / VERDICT_FILE, self.result.verdicts)
         self.ledger.note("eval", key, key)

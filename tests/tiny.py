@@ -27,23 +27,47 @@ def make_bpe_tokenizer(folder: Path, vocab_size: int = 512) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL),
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>",
-                                   pad_token="<|pad|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
 
 
-def make_llama(folder: Path, *, seed: int = 0, tie: bool = True, dtype: str = "float16", layers: int = 2,
-               max_shard_size: str = "1GB", tokenizer: Any = make_bpe_tokenizer, **config: Any) -> Path:
+def make_llama(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tie: bool = True,
+    dtype: str = "float16",
+    layers: int = 2,
+    max_shard_size: str = "1GB",
+    tokenizer: Any = make_bpe_tokenizer,
+    **config: Any,
+) -> Path:
     """A random Llama: hidden and feed-forward 256, 4 heads, 2 key-value heads, context 512."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -52,14 +76,27 @@ def make_llama(folder: Path, *, seed: int = 0, tie: bool = True, dtype: str = "f
     tokenizer(folder)
     size = len(AutoTokenizer.from_pretrained(folder))
     torch.manual_seed(seed)
-    settings = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "max_position_embeddings": 512, "vocab_size": size, "bos_token_id": 0,
-                "eos_token_id": 1, "pad_token_id": 2, "tie_word_embeddings": tie, "initializer_range": 0.08, **config}
+    settings = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "vocab_size": size,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        "tie_word_embeddings": tie,
+        "initializer_range": 0.08,
+        **config,
+    }
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
     if tokenizer is make_bpe_tokenizer:
         (folder / "generation_config.json").write_text(
-            json.dumps({"bos_token_id": 0, "eos_token_id": [4, 1], "pad_token_id": 2}))
+            json.dumps({"bos_token_id": 0, "eos_token_id": [4, 1], "pad_token_id": 2})
+        )
     return folder
 
 
@@ -71,8 +108,14 @@ def make_adapter(folder: Path, base: Path, *, seed: int = 1, **lora: Any) -> Pat
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float32)
-    settings = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM",
-                "init_lora_weights": False, **lora}
+    settings = {
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+        "init_lora_weights": False,
+        **lora,
+    }
     get_peft_model(model, LoraConfig(**settings)).save_pretrained(folder)
     return folder
 
