@@ -120,7 +120,7 @@ def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) 
             tools=None,
             documents=None,
         )
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise AssayError(
             "the chat template cannot be rendered",
             got=f"{type(error).__name__}: {error}",
