@@ -1,0 +1,75 @@
+"""Loading any artifact as a Runtime: picks the engine; each engine is imported only when it is needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from contract.artifact import Artifact
+from contract.errors import AssayError
+from contract.runtime import Runtime
+
+Weights = Literal["w16", "nf4"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+KvDtype = Literal["f16", "f32"]
+
+
+def load_runtime(artifact: Artifact, *, threads: int = 2, base_weights: Weights | None = None,
+                 merge_dtype: Dtype | None = None, context_length: int | None = None, kv_dtype: KvDtype = "f16",
+                 parallel: int = 8) -> Runtime:
+    """Load an artifact into the engine that runs its kind: torch in float32, or llama.cpp.
+
+    Args:
+        artifact: from `open_artifact`.
+        threads: CPU threads.
+        base_weights: torch only: run on the stored 16-bit weights, or on those weights put through NF4 and back. None
+            takes what the adapter was trained on, w16 where nothing was recorded.
+        merge_dtype: adapters only: merge in memory in float32, then round every weight through this dtype.
+        context_length: fewer tokens than the model was made for; None takes the model's own.
+        kv_dtype: llama.cpp only: dtype of the key-value cache (torch's is always float32).
+        parallel: sequences run side by side at most.
+
+    Raises:
+        AssayError: the artifact's kind cannot be run, its files do not make a model, or its engine is not installed.
+    """
+    if threads < 1 or parallel < 1:
+        raise AssayError("threads and parallel must be at least 1", got=f"threads={threads}, parallel={parallel}")
+    runtime: Runtime
+    match artifact.kind:
+        case "merged" | "adapter":
+            try:
+                from runtimes.torch_ref import TorchRuntime
+            except ModuleNotFoundError as error:
+                raise _not_installed(artifact, error, "eval") from None
+            if merge_dtype is not None and artifact.kind != "adapter":
+                raise AssayError("merge_dtype is for adapters only", where=str(artifact.path), got=artifact.kind)
+            torch_runtime = TorchRuntime(artifact, threads=threads, base_weights=base_weights, merge_dtype=merge_dtype,
+                                         context_length=context_length, parallel=parallel)
+            runtime, plain = torch_runtime, torch_runtime.chat.plain
+        case "gguf":
+            if base_weights is not None or merge_dtype is not None:
+                raise AssayError("base_weights and merge_dtype are for model folders, not for a .gguf",
+                                 where=str(artifact.path))
+            try:
+                from runtimes.llama_cpp import LlamaCppRuntime
+            except ModuleNotFoundError as error:
+                raise _not_installed(artifact, error, "serve") from None
+            llama_runtime = LlamaCppRuntime(artifact.gguf_path, threads=threads, context_length=context_length,
+                                            kv_dtype=kv_dtype, parallel=parallel)
+            runtime, plain = llama_runtime, llama_runtime.chat.plain
+        case "gguf-lora":
+            raise AssayError("a LoRA adapter in GGUF form cannot run by itself", where=str(artifact.path),
+                             hint="open the PEFT adapter it was made from, or export the merged model: "
+                                  "assay export gguf ADAPTER --out DIR")
+        case "onnx":
+            raise AssayError("there is no engine for ONNX here yet", where=str(artifact.path),
+                             hint="open the merged folder or the .gguf of the same model")
+    if plain:
+        print(f"note: {artifact.name} has no chat template of its own; the plain completion format is used",
+              file=sys.stderr)
+    return runtime
+
+
+def _not_installed(artifact: Artifact, error: ModuleNotFoundError, extra: str) -> AssayError:
+    return AssayError(f"the engine for this artifact is not installed: no module named {error.name}",
+                      where=str(artifact.path), hint=f'pip install "assay[{extra}]"')

@@ -1,0 +1,168 @@
+"""From a merged folder, or a base and its adapter, to a torch model in float32, with nothing missing unnoticed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contract.artifact import Artifact, open_artifact
+from contract.errors import AssayError, listed
+from contract.model_folder import read_json, resolve_model
+from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A causal language model, float32, in evaluation mode, and the folders its words come from."""
+
+    model: Any  # a transformers PreTrainedModel
+    folder: Path  # tokenizer and template
+    base_folder: Path  # what the folder does not say of itself (an adapter's stop ids, its context)
+
+
+def load_merged(artifact: Artifact, *, base_weights: str | None) -> Loaded:
+    """A Hugging Face folder; with base_weights "nf4" its linear layers are put through NF4."""
+    model = _load_base(artifact.folder)
+    if base_weights == "nf4":
+        put_on_nf4(model, model.get_output_embeddings(), double_quant=True)
+    return Loaded(model.eval(), artifact.folder, artifact.folder)
+
+
+def load_adapter(artifact: Artifact, *, base_weights: str | None, merge_dtype: str | None) -> Loaded:
+    """A base with its LoRA adapter, unmerged; or merged in float32 and rounded through `merge_dtype`.
+
+    Raises:
+        AssayError: another base than the adapter's, keys that do not match, or a merge that is not finite.
+    """
+    folder = artifact.folder
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise AssayError("only LoRA adapters can be run", where=str(folder / "adapter_config.json"),
+                         expected='"peft_type": "LORA"', got=str(config.get("peft_type")))
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise AssayError("the adapter's weights are missing; they are read from safetensors only",
+                         where=str(folder / ADAPTER_WEIGHTS))
+    base_folder = _base_folder(artifact, config)
+    words = folder if any((folder / name).is_file() for name in _TOKENIZER_FILES) else base_folder
+    model = _load_base(base_folder)
+    _resize(model, folder / ADAPTER_WEIGHTS, words)
+    trained_on = artifact.details.get("trained_on", {})
+    if (base_weights or trained_on.get("quant", "w16")) == "nf4":
+        put_on_nf4(model, model.get_output_embeddings(), bool(trained_on.get("double_quant", True)),
+                   int(trained_on.get("block_size", BLOCK_SIZE)))
+    adapted = _put_on(model, folder)
+    if merge_dtype is not None:
+        return Loaded(_merged(adapted, folder, getattr(torch, merge_dtype)).eval(), words, base_folder)
+    return Loaded(adapted.get_base_model().float().eval(), words, base_folder)
+
+
+def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
+    parent = artifact.parent("base")
+    reference = parent.path if parent else config.get("base_model_name_or_path")
+    if not reference:
+        raise AssayError("the adapter does not name its base", where=str(artifact.folder / "adapter_config.json"),
+                         expected="base_model_name_or_path")
+    base = resolve_model(reference, config.get("revision") if not parent else None)
+    if parent and open_artifact(base).digest != parent.digest:
+        raise AssayError("the base is not the one the adapter was trained on", where=str(base),
+                         expected=f"digest {parent.digest[:12]}", got=f"digest {open_artifact(base).digest[:12]}",
+                         hint="restore the base's files, or train again")
+    return base
+
+
+def _load_base(folder: Path) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    config = read_json(folder / "config.json")
+    if config.get("is_encoder_decoder"):
+        raise AssayError("not a causal language model", where=str(folder), got=str(config.get("model_type")))
+    if config.get("quantization_config"):
+        raise AssayError("the folder says its weights are quantized; the reference runs on plain weights",
+                         where=str(folder / "config.json"), got="quantization_config",
+                         hint="use the 16-bit model, or remove a stale quantization_config")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", trust_remote_code=False,
+            local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise AssayError("the folder's files do not make a model", where=str(folder),
+                         got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
+    problems = [f"{name}: missing" for name in sorted(info["missing_keys"])]
+    problems += [f"{name}: not part of the model" for name in sorted(info["unexpected_keys"])
+                 if not name.endswith("rotary_emb.inv_freq")]  # old folders store this buffer
+    problems += [f"{entry[0]}: of another shape" for entry in sorted(info["mismatched_keys"], key=str)]
+    if problems:
+        raise AssayError("the folder's tensors do not match its config", where=str(folder), got=listed(problems))
+    return model
+
+
+def _resize(model: Any, weights: Path, words: Path) -> None:
+    """Make room for tokens the adapter added, as many rows as it saved or its tokenizer needs."""
+    from safetensors import safe_open
+    from transformers import AutoTokenizer
+
+    have = model.get_input_embeddings().weight.shape[0]
+    with safe_open(weights, "pt") as file:
+        saved = [file.get_slice(key).get_shape()[0] for key in file.keys()  # noqa: SIM118 - it is no dict
+                 if "embed_tokens" in key and "lora_" not in key and "token_adapter" not in key]
+    rows = saved[0] if saved else max(have, len(AutoTokenizer.from_pretrained(words, trust_remote_code=False)))
+    if rows != have:
+        torch.manual_seed(0)  # rows the adapter does not bring are drawn, the same every time
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _put_on(model: Any, folder: Path) -> Any:
+    """Put the adapter on, and see that every key of its file found its place and every place its key."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    where = str(folder / ADAPTER_WEIGHTS)
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+            found = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise AssayError("the adapter cannot be put on this base", where=str(folder),
+                         got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    whole = {key for key in found if key.endswith(("embed_tokens.weight", "lm_head.weight"))}  # saved beside LoRA
+    problems = [f"{key}: the model has no such place" for key in sorted(found - wanted - whole)]
+    problems += [f"{key}: missing from the file" for key in sorted(wanted - found)]
+    if problems:
+        raise AssayError("the adapter's keys do not match the model", where=where, got=listed(problems, 4),
+                         hint="is it the right base, and the adapter unchanged?")
+    return adapted
+
+
+def _merged(adapted: Any, folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        model = adapted.float().merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise AssayError("the adapter cannot be merged", where=str(folder), got=str(error)) from None
+    overflown = []
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weight.to(dtype).float())
+            if not torch.isfinite(weight).all():
+                overflown.append(name)
+    if overflown:
+        raise AssayError(f"merged weights do not fit into {dtype}", where=str(folder), got=listed(overflown))
+    return model
+
+
+def context_of(folder: Path) -> int:
+    """The context a model folder was made for, in tokens."""
+    config = read_json(folder / "config.json")
+    length = config.get("max_position_embeddings")
+    if not isinstance(length, int):
+        raise AssayError("the config does not say how long the context is", where=str(folder / "config.json"),
+                         expected="max_position_embeddings", got=json.dumps(length))
+    return length
