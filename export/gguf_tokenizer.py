@@ -1,0 +1,171 @@
+"""Turns a Hugging Face tokenizer into GGUF tokenizer tables, or says why llama.cpp could not tokenize alike."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.errors import AssayError
+from contract.model_folder import read_json, stop_ids
+
+if TYPE_CHECKING:
+    import gguf
+
+# GGUF token types (gguf.TokenType), spelled out so that this file needs no heavy import.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+
+@dataclass
+class TokenTables:
+    """What goes into the GGUF: texts, scores and types by id, and how text is cut before merging."""
+
+    model: str  # "gpt2" (byte-level BPE) or "llama" (SentencePiece)
+    pre: str
+    texts: list[str]
+    types: list[int]
+    scores: list[float] | None = None
+    merges: list[str] | None = None
+    add_space_prefix: bool | None = None
+    normalizes_nfc: bool = False  # Hugging Face composes characters first; llama.cpp does not
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids with a job. `stops` is every id that ends generation, the tokenizer's EOS first, end-of-turn second."""
+
+    bos: int | None
+    unknown: int | None
+    pad: int | None
+    stops: tuple[int, ...]
+    add_bos: bool
+    add_eos: bool
+    chat_template: str | None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast Hugging Face tokenizer of a folder.
+
+    Raises:
+        AssayError: there is none, or it needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise AssayError("the tokenizer cannot be loaded", where=str(folder), got=str(error).splitlines()[0]) from None
+    if not tokenizer.is_fast:
+        raise AssayError("the tokenizer has no fast form to read tables from", where=str(folder),
+                         got=type(tokenizer).__name__, hint="save its tokenizer.json")
+    return tokenizer
+
+
+def token_tables(folder: Path, tokenizer: Any, rows: int) -> TokenTables:
+    """The tables of `tokenizer`, one entry per embedding row.
+
+    Raises:
+        AssayError: a tokenizer llama.cpp does not know, more tokens than rows, or two tokens of one text.
+    """
+    from export.gguf_bpe import byte_level_tables
+    from export.gguf_spm import sentencepiece_tables
+
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise AssayError("the tokenizer has more tokens than the embedding has rows", where=str(folder),
+                         expected=f"at most {rows}", got=f"{largest + 1}",
+                         hint="resize the model's embeddings, or take the tokenizer the model was made with")
+    kind, byte_fallback = spec["model"]["type"], bool(spec["model"].get("byte_fallback"))
+    if kind == "BPE" and byte_fallback:
+        tables = sentencepiece_tables(folder, spec, rows)
+    elif kind == "BPE":
+        tables = byte_level_tables(spec, rows, str(folder))
+    else:
+        raise AssayError("llama.cpp's Llama has no such tokenizer", where=str(folder), got=kind,
+                         expected="byte-level BPE, or SentencePiece BPE with byte fallback")
+    _refuse_twins(tables.texts, str(folder))
+    return tables
+
+
+def token_rows(spec: dict[str, Any], rows: int, vocab: dict[str, int]) -> tuple[list[str], list[int]]:
+    """Texts and types by id: the vocabulary, then the added tokens over it; rows without a token are unused."""
+    texts, types = [f"[PAD{row}]" for row in range(rows)], [UNUSED] * rows
+    for text, token_id in vocab.items():
+        texts[token_id], types[token_id] = text, NORMAL
+    for token in spec["added_tokens"]:
+        texts[token["id"]], types[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
+    return texts, types
+
+
+def added_token_notes(spec: dict[str, Any]) -> list[str]:
+    """Added tokens that swallow spaces or respect word borders: llama.cpp does neither."""
+    return [f"{token['content']!r}: lstrip, rstrip or single_word, which llama.cpp ignores"
+            for token in spec["added_tokens"] if token["lstrip"] or token["rstrip"] or token["single_word"]]
+
+
+def _refuse_twins(texts: list[str], where: str) -> None:
+    seen: dict[str, int] = {}
+    for token_id, text in enumerate(texts):
+        if text in seen:
+            raise AssayError("two tokens have the same text, which llama.cpp cannot tell apart", where=where,
+                             got=f"{text!r} is {seen[text]} and {token_id}")
+        seen[text] = token_id
+
+
+def special_ids(folder: Path, tokenizer: Any) -> SpecialIds:
+    """The ids with a job, from the tokenizer and the folder's configuration files."""
+    probe = tokenizer("a").input_ids
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    found = set(stop_ids(folder)) | ({tokenizer.eos_token_id} - {None})
+    template = _template(tokenizer, folder)
+
+    def order(token_id: int) -> tuple[bool, bool, int]:
+        text = tokenizer.convert_ids_to_tokens(token_id) or ""
+        return token_id != tokenizer.eos_token_id, text not in (template or ""), token_id
+
+    padding = tokenizer.pad_token_id
+    if padding is None:
+        padding = read_json(folder / "generation_config.json").get("pad_token_id")
+    return SpecialIds(
+        bos=tokenizer.bos_token_id, unknown=tokenizer.unk_token_id, pad=padding,
+        stops=tuple(sorted(found, key=order)), chat_template=template,
+        add_bos=tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id] and probe != bare,
+        add_eos=tokenizer.eos_token_id is not None and probe[-1:] == [tokenizer.eos_token_id] and probe != bare)
+
+
+def _template(tokenizer: Any, folder: Path) -> str | None:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise AssayError("several chat templates and none of them is the default", where=str(folder),
+                             got=", ".join(sorted(template)))
+        template = template["default"]
+    return template
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tables: TokenTables, special: SpecialIds) -> None:
+    """Write the tokenizer's metadata. llama.cpp has three fields for ids that end generation: EOS, EOT and EOM."""
+    writer.add_tokenizer_model(tables.model)
+    writer.add_tokenizer_pre(tables.pre)
+    writer.add_token_list(tables.texts)
+    if tables.scores is not None:
+        writer.add_token_scores(tables.scores)
+    writer.add_token_types(tables.types)
+    if tables.merges is not None:
+        writer.add_token_merges(tables.merges)
+    for add, token_id in ((writer.add_bos_token_id, special.bos), (writer.add_unk_token_id, special.unknown),
+                          (writer.add_pad_token_id, special.pad)):
+        if token_id is not None:
+            add(token_id)
+    for add, token_id in zip((writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id),
+                             special.stops, strict=False):
+        add(token_id)
+    writer.add_add_bos_token(special.add_bos)
+    writer.add_add_eos_token(special.add_eos)
+    if tables.add_space_prefix is not None:
+        writer.add_add_space_prefix(tables.add_space_prefix)
+    if special.chat_template:
+        writer.add_chat_template(special.chat_template)
