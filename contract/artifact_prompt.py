@@ -1,0 +1,80 @@
+"""The words an artifact was tuned with: from its manifest, or from the metadata of a bare .gguf."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from contract.artifact import Artifact
+from contract.errors import AssayError
+from contract.prompt import PromptSpec
+
+GGUF_PROMPT_KEY = "assay.prompt"
+
+# GGUF value types and their sizes in bytes (ggml's docs/gguf.md); strings and arrays carry their length
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY = 8, 9
+_LONGEST_STRING = 1 << 24
+
+
+def prompt_of(artifact: Artifact) -> PromptSpec:
+    """The words around a document that `artifact` was made for; the default words where nobody recorded any.
+
+    Raises:
+        AssayError: what was recorded cannot be read.
+    """
+    recorded = artifact.details.get("prompt")
+    if recorded is None and artifact.kind == "gguf":
+        text = gguf_string(artifact.gguf_path, GGUF_PROMPT_KEY)
+        try:
+            recorded = None if text is None else json.loads(text)
+        except json.JSONDecodeError as error:
+            raise AssayError(f"{GGUF_PROMPT_KEY} is not JSON", where=str(artifact.gguf_path), got=str(error)) from None
+    return PromptSpec() if recorded is None else PromptSpec.from_dict(recorded)
+
+
+def gguf_string(path: Path, key: str) -> str | None:
+    """The value of a text key in a .gguf file's metadata, or None. Needs no library, for where none is installed.
+
+    Raises:
+        AssayError: the file ends inside its metadata, or is of a version before 2.
+    """
+    with path.open("rb") as file:
+        try:
+            magic, version, _, count = struct.unpack("<4sIQQ", file.read(24))
+            if magic != b"GGUF" or version < 2:
+                raise AssayError("not a GGUF file of version 2 or later", where=str(path))
+            for _ in range(count):
+                name = _string(file)
+                kind, = struct.unpack("<I", file.read(4))
+                if name == key and kind == _STRING:
+                    return _string(file)
+                _skip(file, kind)
+        except (struct.error, KeyError, UnicodeDecodeError, OSError, OverflowError) as error:
+            raise AssayError("the metadata of the .gguf file cannot be read", where=str(path),
+                             got=f"{type(error).__name__}: {error}") from None
+    return None
+
+
+def _string(file: BinaryIO) -> str:
+    length, = struct.unpack("<Q", file.read(8))
+    text = file.read(min(length, _LONGEST_STRING + 1))
+    if len(text) != length:
+        raise struct.error(f"a text of {length} bytes")
+    return text.decode("utf-8")
+
+
+def _skip(file: BinaryIO, kind: int) -> None:
+    if kind == _STRING:
+        file.seek(struct.unpack("<Q", file.read(8))[0], 1)
+    elif kind == _ARRAY:
+        item, count = struct.unpack("<IQ", file.read(12))
+        if item in _SIZES:
+            file.seek(_SIZES[item] * count, 1)
+        else:
+            for _ in range(count):
+                _skip(file, item)
+    else:
+        file.seek(_SIZES[kind], 1)

@@ -1,0 +1,86 @@
+"""The commands `assay summarize`, `assay generate` and `assay serve`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+_ARTIFACT = click.argument("artifact", type=click.Path(path_type=Path))
+_THREADS = click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command()
+@_ARTIFACT
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Default: what the artifact was made for.")
+@_THREADS
+@_JSON
+def summarize(artifact: Path, file: Path, max_new_tokens: int | None, threads: int, as_json: bool) -> None:
+    """Print the summary of the document in FILE (default: standard input)."""
+    from serve import once
+
+    answer = once.summarize(artifact, once.read_document(file), max_new_tokens=max_new_tokens, threads=threads)
+    summary = answer.completion.text.strip()
+    if answer.completion.stop == "length":
+        click.echo("the summary reached --max-new-tokens before its end", err=True)
+    click.echo(json.dumps(answer.as_dict("summary", summary), ensure_ascii=False) if as_json else summary)
+
+
+@click.command()
+@_ARTIFACT
+@click.option("--prompt", required=True, help="The text to continue or answer.")
+@click.option("--raw", is_flag=True, help="No template: the tokenizer's own default special tokens.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@_THREADS
+@_JSON
+def generate(artifact: Path, prompt: str, raw: bool, max_new_tokens: int, temperature: float, seed: int, threads: int,
+             as_json: bool) -> None:
+    """Print the decoded continuation of a prompt, unchanged, and one newline."""
+    from contract.runtime import GenerateParams
+    from serve import once
+
+    params = GenerateParams(max_new_tokens, temperature, seed=seed)
+    answer = once.generate(artifact, prompt, raw=raw, params=params, threads=threads)
+    text = answer.completion.text
+    click.echo(json.dumps(answer.as_dict("text", text), ensure_ascii=False) if as_json else text)
+
+
+@click.command()
+@_ARTIFACT
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 picks a free one.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Ask every client for the key in this file.")
+@click.option("--allow-unproven", is_flag=True, help="Serve without a passing verdict.")
+@click.option("--verdict", type=click.Path(path_type=Path), help="Default: verdict.json in the artifact's folder.")
+@_THREADS
+@click.option("--context", type=click.IntRange(min=1), help="Tokens of prompt and answer. Default: the model's.")
+def serve(artifact: Path, host: str, port: int, api_key_file: Path | None, allow_unproven: bool, verdict: Path | None,
+          threads: int, context: int | None) -> None:
+    """Serve a proven GGUF: POST /summarize, POST /v1/chat/completions, GET /v1/models, GET /healthz."""
+    from contract.artifact import open_artifact
+    from contract.errors import AssayError
+    from serve.proof import UnprovenError, refuse_unproven
+
+    opened = open_artifact(artifact)
+    if opened.kind != "gguf":
+        raise AssayError("only a GGUF is served", where=str(artifact), got=f"an artifact of kind {opened.kind}",
+                         expected="gguf", hint="assay export gguf MODEL --out DIR --quant q4_k_m")
+    proven = True
+    try:
+        refuse_unproven(opened, verdict)
+    except UnprovenError as refusal:
+        if not allow_unproven:
+            raise
+        proven = False
+        click.secho(f"WARNING: serving what is NOT PROVEN (--allow-unproven)\n{refusal}", fg="red", bold=True, err=True)
+
+    from serve.start import start
+
+    start(opened, proven=proven, host=host, port=port, api_key_file=api_key_file, threads=threads, context=context)
+    sys.stderr.write("stopped\n")

@@ -1,0 +1,91 @@
+"""What every request passes first: the API key and the size limit; and the header that says what is proven."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from contract.errors import AssayError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+OPEN_PATHS = ("/healthz",)  # answered without a key, so that a container's health check needs none
+
+
+def read_api_key(path: Path) -> bytes:
+    """The key: the file's first line without surrounding white space.
+
+    Raises:
+        AssayError: the file cannot be read, is empty, or holds more than one line.
+    """
+    try:
+        lines = path.read_bytes().split()
+    except OSError as error:
+        raise AssayError("the API key file cannot be read", where=str(path), got=error.strerror) from None
+    if len(lines) != 1:
+        raise AssayError("the API key file must hold one key", where=str(path), expected="one word",
+                         got="nothing" if not lines else f"{len(lines)} words",
+                         hint="python -c 'import secrets; print(secrets.token_urlsafe())' > FILE")
+    return lines[0]
+
+
+class Guard:
+    """ASGI middleware. `api_key` None: everybody may ask. `max_body_bytes`: larger bodies are answered with 413."""
+
+    def __init__(self, app: App, *, api_key: bytes | None, max_body_bytes: int, proven: bool) -> None:
+        self._app, self._api_key, self._max_body_bytes, self._proven = app, api_key, max_body_bytes, proven
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        too_large = f"a request may have {self._max_body_bytes} bytes"
+        received_bytes = 0
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                mark = b"true" if self._proven else b"false"
+                message["headers"] = [*message.get("headers", ()), (b"x-assay-proven", mark)]
+            await send(message)
+
+        async def receive_limited() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                received_bytes += len(message.get("body", b""))
+                if received_bytes > self._max_body_bytes:
+                    raise HTTPException(413, too_large)  # the one exception FastAPI lets through while it reads a body
+            return message
+
+        if not self._allowed(scope["path"], headers.get(b"authorization", b"")):
+            await _refuse(send_marked, 401, "invalid_api_key", "give the API key as Authorization: Bearer KEY",
+                          (b"www-authenticate", b"Bearer"))
+            return
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._max_body_bytes:
+            await _refuse(send_marked, 413, "request_too_large", too_large, (b"connection", b"close"))
+            return
+        await self._app(scope, receive_limited, send_marked)
+
+    def _allowed(self, path: str, authorization: bytes) -> bool:
+        if self._api_key is None or path in OPEN_PATHS:
+            return True
+        scheme, _, key = authorization.partition(b" ")
+        return hmac.compare_digest(key.strip(), self._api_key) and scheme.lower() == b"bearer"
+
+
+async def _refuse(send: Send, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}})
+    await send({"type": "http.response.start", "status": status, "headers": [
+        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]})
+    await send({"type": "http.response.body", "body": body.encode()})
