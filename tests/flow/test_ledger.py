@@ -1,0 +1,58 @@
+"""The ledger: what counts as done, and that nothing is overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contract.artifact import Artifact, new_artifact
+from contract.errors import AssayError
+from flow.ledger import Ledger, key_of, locked
+
+
+def make(path: Path, text: str = "{}") -> Artifact:
+    with new_artifact(path, "merged", "m") as draft:
+        (draft.path / "config.json").write_text(text)
+    return draft.finished
+
+
+def test_done_means_same_key_and_same_bytes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    artifact = make(tmp_path / "merged")
+    ledger.note("merged", key_of(a=1), artifact.digest)
+    again = Ledger(tmp_path)
+    assert again.valid("merged", key_of(a=1)) is not None
+    assert again.valid("merged", key_of(a=2)) is None
+    assert again.valid("adapter", key_of(a=1)) is None
+    (tmp_path / "merged" / "config.json").write_text("[]")
+    assert again.valid("merged", key_of(a=1)) is None
+
+
+def test_an_artifact_put_there_by_hand_does_not_count(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.note("merged", "k", make(tmp_path / "merged").digest)
+    ledger.set_aside("merged")
+    make(tmp_path / "merged", text='{"other": 1}')
+    assert ledger.valid("merged", "k") is None
+
+
+def test_stale_outputs_are_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for text in ("1", "2"):
+        make(tmp_path / "gguf" / "q8_0", text)
+        ledger.set_aside("gguf/q8_0")
+    assert (tmp_path / "previous" / "gguf-q8_0-1" / "config.json").read_text() == "1"
+    assert (tmp_path / "previous" / "gguf-q8_0-2" / "config.json").read_text() == "2"
+    assert ledger.set_aside("gguf/q8_0") is None
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(AssayError, match="another run"), locked(tmp_path):
+        pass
+
+
+def test_a_broken_ledger_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "stages.json").write_text("{")
+    with pytest.raises(AssayError, match="cannot be read"):
+        Ledger(tmp_path)
