@@ -1,0 +1,139 @@
+"""llama.cpp's C interface, low level: a model file, a context that grows to what is needed, batches of tokens."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as api
+import numpy as np
+
+from contract.errors import AssayError
+
+BATCH_TOKENS = 512
+_OUTPUT_BYTES = 64 << 20  # logits of one batch
+_CELLS_STEP = 256
+
+_log: deque[str] = deque(maxlen=20)
+
+
+@api.llama_log_callback
+def _keep_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    """llama.cpp talks much; its last warnings and errors are kept for our messages, the rest is dropped."""
+    if level in (2, 3) and text.strip():  # GGML_LOG_LEVEL_WARN, _ERROR
+        _log.append(text.decode("utf-8", errors="replace").strip())
+
+
+def load_model(path: Path) -> Any:
+    """A llama_model pointer, memory-mapped, on the CPU, its tensors validated.
+
+    Raises:
+        AssayError: the file is truncated or damaged, or llama.cpp does not know the architecture.
+    """
+    api.llama_backend_init()
+    api.llama_log_set(_keep_log, ctypes.c_void_p(0))
+    _log.clear()
+    params = api.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.check_tensors = True
+    model = api.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        said = next((line for line in _log if "failed to load" not in line), None) or (_log[-1] if _log else "nothing")
+        raise AssayError("llama.cpp cannot load the file", where=str(path), got=said,
+                         hint="is it complete? assay inspect compares it with its manifest")
+    if api.llama_model_has_encoder(model):
+        api.llama_model_free(model)
+        raise AssayError("the file holds an encoder-decoder model, which is not run here", where=str(path))
+    return model
+
+
+class Engine:
+    """A context over a model. Sequences are numbered from 0; positions are given by the caller."""
+
+    def __init__(self, model: Any, *, threads: int, sequences: int, kv_f32: bool, vocab_size: int) -> None:
+        self._model, self._vocab_size = model, vocab_size
+        self._context: Any = None
+        self._cells = 0
+        self.max_outputs = max(1, min(BATCH_TOKENS, _OUTPUT_BYTES // (vocab_size * 4)))
+        params = api.llama_context_default_params()
+        params.n_batch = params.n_ubatch = BATCH_TOKENS
+        params.n_seq_max = sequences
+        params.n_outputs_max = max(self.max_outputs, sequences)
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = api.GGML_TYPE_F32 if kv_f32 else api.GGML_TYPE_F16
+        params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # its sums depend on how the work is divided
+        params.kv_unified = True  # sequences can share a prompt's cells
+        params.offload_kqv = params.op_offload = False
+        params.no_perf = True
+        self._params = params
+        self._token = np.zeros(BATCH_TOKENS, np.int32)
+        self._position = np.zeros(BATCH_TOKENS, np.int32)
+        self._sequence = np.zeros(BATCH_TOKENS, np.int32)
+        self._output = np.zeros(BATCH_TOKENS, np.int8)
+        self._one = np.ones(BATCH_TOKENS, np.int32)
+        self._pointers = (self._sequence.ctypes.data + 4 * np.arange(BATCH_TOKENS)).astype(np.uintp)
+
+    def begin(self, cells: int) -> None:
+        """Forget every sequence, and have room for `cells` tokens in all.
+
+        Raises:
+            AssayError: there is not enough memory.
+        """
+        if self._context is None or cells > self._cells:
+            self.free_context()
+            self._cells = -(-cells // _CELLS_STEP) * _CELLS_STEP
+            self._params.n_ctx = self._cells
+            self._context = api.llama_init_from_model(self._model, self._params)
+            if not self._context:
+                self._context = None
+                raise AssayError(f"llama.cpp cannot make a context of {self._cells} tokens",
+                                 got=_log[-1] if _log else "no reason", hint="shorter documents, or more memory")
+        api.llama_memory_clear(self._memory, True)
+
+    @property
+    def _memory(self) -> Any:
+        return api.llama_get_memory(self._context)
+
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int],
+               outputs: Sequence[bool]) -> np.ndarray:
+        """Run at most BATCH_TOKENS tokens, of which at most `max_outputs` (or one per sequence) give logits.
+
+        Returns:
+            float32 [number of outputs, vocab_size], a copy, in the order of the tokens.
+        """
+        count = len(tokens)
+        self._token[:count], self._position[:count] = tokens, positions
+        self._sequence[:count], self._output[:count] = sequences, outputs
+        batch = api.llama_batch(
+            n_tokens=count, token=_pointer(self._token, ctypes.c_int32), embd=None,
+            pos=_pointer(self._position, ctypes.c_int32), n_seq_id=_pointer(self._one, ctypes.c_int32),
+            seq_id=_pointer(self._pointers, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._output, ctypes.c_int8))
+        code = api.llama_decode(self._context, batch)
+        if code != 0:
+            raise RuntimeError(f"llama_decode returned {code}: {_log[-1] if _log else ''}")
+        rows = int(np.count_nonzero(self._output[:count]))
+        if not rows:
+            return np.zeros((0, self._vocab_size), np.float32)
+        return np.ctypeslib.as_array(api.llama_get_logits(self._context), (rows, self._vocab_size)).copy()
+
+    def share(self, source: int, target: int) -> None:
+        """Let sequence `target` begin with all that `source` holds; no cell is copied."""
+        api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def forget(self, sequence: int) -> None:
+        """Free the cells of a sequence."""
+        api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def free_context(self) -> None:
+        """Free the context; `begin` makes another."""
+        if self._context is not None:
+            api.llama_free(self._context)
+            self._context = None
+
+
+def _pointer(array: np.ndarray, kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
