@@ -158,7 +158,7 @@ class Comparison:
     stop_ids_extra: tuple[int, ...]
     stop_ids_extra_used: int  # tokens inside the targets that this artifact would take for the end
     rouge_l_difference: Interval | None
-    eos_rate_difference: float | None
+    eos_rate_difference: Interval | None
     same_text: float | None  # share of summaries equal to the reference's, character for character
     not_finite_tokens: int = 0  # tokens for which either side has a non-finite logit
     vocabulary: tuple[int, int] | None = None  # (reference's, artifact's) where they differ

@@ -45,7 +45,7 @@ def comparison(purpose: Any = "quantization", reference: str = "merged", **chang
         "purpose": purpose, "reference_label": reference, "reference_digest": reference * 8,
         "distances": (distance("gold"), distance("greedy")), "prompts": 120, "prompt_ids_differ": 0,
         "prompt_difference": None, "double_bos": 0, "stop_ids_missing": (), "stop_ids_extra": (),
-        "stop_ids_extra_used": 0, "rouge_l_difference": interval(-0.2, 0.4), "eos_rate_difference": 0.0,
+        "stop_ids_extra_used": 0, "rouge_l_difference": interval(-0.2, 0.4), "eos_rate_difference": interval(0.0),
         "same_text": 0.7}
     return Comparison(**{**values, **changes})
 

@@ -1,0 +1,186 @@
+"""How far one artifact's next-token distributions are from another's: teacher-forced, same ids, completion tokens only.
+
+The definitions are those of llama.cpp's perplexity tool (`llama-perplexity --kl-divergence`), per scored token:
+KL(reference‖artifact) in nats over the vocabulary, same-top (equal argmax) with its error √(p(1-p)/(n-1)),
+Δp = p_artifact(token) - p_reference(token), perplexity = exp of the mean negative log-likelihood. What differs: the
+reference's logits are kept in full float32 (that tool clips them to 16 bits, so that a model is 0.00055 nats from
+itself; here it is exactly 0), sums are in float64, and every completion token counts, none of the prompt's.
+
+Only one model is in memory at a time: the reference's logits wait on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contract.errors import AssayError
+from contract.runtime import Runtime
+from evalsuite.results import Distance, Histogram, TargetSet
+from evalsuite.stats import exp_interval, interval_of_ratio
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, target ids
+
+_LOG10_EDGES = tuple(-12 + 0.5 * step for step in range(29))  # 1e-12 … 1e2 nats
+_MOST_DOCUMENTS = 2_000
+_MOST_POSITIONS = 128
+
+
+@dataclass(frozen=True)
+class TokenDistances:
+    """One document's target tokens, an array of each, float64 [tokens] (same_top: bool)."""
+
+    kl: np.ndarray  # nats
+    same_top: np.ndarray
+    delta_p: np.ndarray
+    log_p: np.ndarray  # of the target token, by the artifact
+    log_p_reference: np.ndarray
+    not_finite: int  # tokens for which either side has a logit that is not finite; the arrays leave them out
+
+
+class LogitsSpool:
+    """A reference's logits on disk: raw float32, document after document, read back one document at a time."""
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._path = path
+        self._rows: list[int] = [0]  # where each document begins, in rows of the file
+
+    def write(self, logits: Iterator[np.ndarray], expected_tokens: int) -> Iterator[np.ndarray]:
+        """Write what passes through, one [tokens, vocab_size] block per document.
+
+        Raises:
+            AssayError: there is no room for `expected_tokens` rows.
+        """
+        self.check_room(expected_tokens)
+        with self._path.open("wb") as file:
+            for block in logits:
+                self._rows.append(self._rows[-1] + len(block))
+                file.write(block.astype("float32", copy=False).tobytes())
+                yield block
+
+    def check_room(self, tokens: int) -> None:
+        """Raise where the disk has no room for that many rows of logits."""
+        wanted, free = tokens * self.vocab_size * 4, shutil.disk_usage(self._path.parent).free
+        if wanted > 0.95 * free:
+            raise AssayError("there is no room on the disk for the reference's logits", where=str(self._path.parent),
+                             expected=f"{wanted / 1e9:.1f} GB", got=f"{free / 1e9:.1f} GB free",
+                             hint="score fewer documents with --limit, or set TMPDIR to a larger disk")
+
+    def read(self, document: int) -> np.ndarray:
+        """One document's block as it was written, float32 [tokens, vocab_size]."""
+        import numpy as np
+
+        start, end = self._rows[document], self._rows[document + 1]
+        return np.fromfile(self._path, np.float32, (end - start) * self.vocab_size,
+                           offset=start * self.vocab_size * 4).reshape(-1, self.vocab_size)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._path.unlink(missing_ok=True)
+
+
+def token_distances(reference: np.ndarray, logits: np.ndarray, target: Sequence[int]) -> TokenDistances:
+    """Compare two float32 [tokens, vocab_size] blocks of logits that predict `target` [tokens]."""
+    import numpy as np
+
+    finite = np.isfinite(reference).all(1) & np.isfinite(logits).all(1)
+    ids = np.asarray(target)[finite]
+    reference, logits = reference[finite], logits[finite]
+    ours, theirs = _log_softmax(logits), _log_softmax(reference)
+    rows = np.arange(len(ids))
+    log_p, log_p_reference = ours[rows, ids], theirs[rows, ids]
+    # a probability of 0 on the reference's side adds nothing, and cannot occur on the other with finite logits
+    kl = (np.exp(theirs) * (theirs - ours)).sum(1)
+    return TokenDistances(np.maximum(kl, 0.0), logits.argmax(1) == reference.argmax(1),
+                          np.exp(log_p) - np.exp(log_p_reference), log_p, log_p_reference,
+                          int(len(finite) - finite.sum()))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True) if len(logits) else logits.astype(np.float64)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def score_against(runtime: Runtime, pairs: Sequence[Pair], references: Sequence[LogitsSpool],
+                  keep: LogitsSpool | None = None, *, batch: int | None = None) -> list[list[TokenDistances]]:
+    """Score every pair once and compare with each reference; `keep` becomes the reference of what comes next.
+
+    Args:
+        runtime: the artifact.
+        pairs: prompt and target ids, the same for every artifact.
+        references: spools of the same pairs, in the same order.
+        keep: an empty spool to write this artifact's logits to.
+        batch: hand over this many pairs at a time; None leaves batching to the runtime.
+
+    Returns:
+        Per reference, per pair.
+    """
+    size = batch or len(pairs)
+    logits: Iterator[np.ndarray] = (block for start in range(0, len(pairs), size)
+                                    for block in runtime.score(pairs[start:start + size]))
+    if keep is not None:
+        logits = keep.write(logits, sum(len(target) for _, target in pairs))
+    found: list[list[TokenDistances]] = [[] for _ in references]
+    for (index, (_, target)), block in zip(enumerate(pairs), logits, strict=True):
+        for spool, distances in zip(references, found, strict=True):
+            distances.append(token_distances(spool.read(index), block, target))
+    return found
+
+
+def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Distance:
+    """The figures over all tokens, with intervals over documents.
+
+    Raises:
+        AssayError: there is no token, or one that is not finite (report those instead).
+    """
+    import numpy as np
+
+    bad = sum(document.not_finite for document in documents)
+    counts = [len(document.kl) for document in documents]
+    if bad or not sum(counts):
+        raise AssayError("no distance without finite tokens", got=f"{bad} of {bad + sum(counts)} are not finite")
+    kl = np.concatenate([document.kl for document in documents])
+    delta_p = np.concatenate([document.delta_p for document in documents])
+    kl_mean = interval_of_ratio([float(d.kl.sum()) for d in documents], counts)
+    top1 = interval_of_ratio([float(d.same_top.sum()) for d in documents], counts)
+    log_ratio = interval_of_ratio([float((d.log_p_reference - d.log_p).sum()) for d in documents], counts)
+    nll = -float(sum(d.log_p.sum() for d in documents)) / len(kl)
+    nll_reference = -float(sum(d.log_p_reference.sum() for d in documents)) / len(kl)
+    median, p95, p99 = (float(value) for value in np.percentile(kl, [50, 95, 99]))
+    positions = [np.array([d.kl[at] for d in documents if len(d.kl) > at]) for at in range(_MOST_POSITIONS)]
+    positions = [values for values in positions if len(values)]
+    degrees = max(1, len(kl) - 1)
+    return Distance(
+        target_set=target_set, documents=len(documents), tokens=len(kl), kl=kl_mean,
+        kl_se=float(kl.std()) / math.sqrt(degrees), kl_median=median, kl_p95=p95, kl_p99=p99, kl_max=float(kl.max()),
+        top1=top1, top1_se=math.sqrt(top1.mean * (1 - top1.mean) / degrees),
+        delta_p_rms=float(np.sqrt((delta_p ** 2).mean())), perplexity=math.exp(nll),
+        perplexity_reference=math.exp(nll_reference), perplexity_ratio=exp_interval(log_ratio),
+        kl_histogram=_histogram(kl),
+        kl_by_document=tuple(float(d.kl.mean()) for d in documents[:_MOST_DOCUMENTS]),
+        kl_by_position=tuple(float(values.mean()) for values in positions),
+        count_by_position=tuple(len(values) for values in positions))
+
+
+def mean_kl(documents: Sequence[TokenDistances]) -> float:
+    """Mean KL per token, nats."""
+    return float(sum(d.kl.sum() for d in documents)) / max(1, sum(len(d.kl) for d in documents))
+
+
+def _histogram(kl: np.ndarray) -> Histogram:
+    import numpy as np
+
+    logs = np.log10(np.clip(kl, 10 ** _LOG10_EDGES[0], 10 ** _LOG10_EDGES[-1]))
+    counts, _ = np.histogram(logs, _LOG10_EDGES)
+    return Histogram(_LOG10_EDGES, tuple(int(count) for count in counts))
+

@@ -1,0 +1,162 @@
+"""The gate: from scores and limits to verdicts. A pure function; nothing is read, run or written here.
+
+Figures with an interval are judged by all of it: pass if the whole 95% interval (bootstrap over documents) is within
+the limit, fail if all of it is beyond, otherwise inconclusive. Task scores are judged by non-inferiority. Merge fidelity
+is arithmetic, not sampling, and is judged by its mean. Fewer than 20 documents never pass.
+
+Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
+merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold, base_change_top1_greedy,
+base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
+eos_rate_loss, too_few_documents, no_limits, no_reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from contract.verdict import Outcome, Reason, Verdict, worst
+from evalsuite.results import Comparison, Interval, Results, Row
+from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
+
+if TYPE_CHECKING:
+    from contract.recipe import GatePart
+
+FEWEST_DOCUMENTS = 20
+KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked to be nearer than this
+
+
+def judge(results: Results, gate: GatePart) -> list[Verdict]:
+    """A verdict for every candidate, in the order of the rows."""
+    return [_verdict(row, results, gate) for row in results.rows if row.role == "candidate"]
+
+
+def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
+    """Did everything that is required pass? What was not judged has not passed."""
+    passed = {verdict.label for verdict in verdicts if verdict.outcome == "pass"}
+    return all(label in passed for label in require)
+
+
+def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
+    judged = [comparison for comparison in row.comparisons if comparison.purpose != "training"]
+    if not judged:
+        reasons = [Reason("no_reference", "inconclusive",
+                          "there is nothing to compare it with: give --reference, or the artifact it was made from")]
+        return Verdict(row.label, row.digest, "inconclusive", tuple(reasons))
+    reasons = [reason for comparison in judged for reason in _reasons(row, comparison, gate)]
+    if results.data.documents < FEWEST_DOCUMENTS:
+        reasons.append(Reason("too_few_documents", "inconclusive",
+                              f"{results.data.documents} documents are too little data to pass on",
+                              results.data.documents, FEWEST_DOCUMENTS, "documents", results.data.documents))
+    return Verdict(row.label, row.digest, worst([reason.outcome for reason in reasons]), tuple(reasons),
+                   judged[0].reference_digest)
+
+
+def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    if comparison.purpose != "base_change":  # that one compares the adapter with itself
+        yield from _interface(comparison)
+    if comparison.vocabulary:
+        ours, theirs = comparison.vocabulary[1], comparison.vocabulary[0]
+        yield Reason("vocabulary_differs", "fail", f"its vocabulary has {ours} tokens, the reference's {theirs}",
+                     ours, theirs, "tokens")
+    elif comparison.not_finite_tokens:
+        yield Reason("not_finite", "fail", f"{comparison.not_finite_tokens} tokens have logits that are not finite",
+                     comparison.not_finite_tokens, 0, "tokens")
+    match comparison.purpose:
+        case "merge_fidelity":
+            yield from _merge(comparison, gate)
+        case "base_change":
+            limits = gate.base_change
+            yield from _distances(comparison, "base_change_", limits.max_kl_nats, limits.min_top1_agreement)
+            yield from _rouge(comparison, "base_change_rouge_l_loss", limits.max_rouge_l_loss)
+        case "quantization":
+            yield from _quantization(row, comparison, gate)
+    if comparison.eos_rate_difference is not None:
+        yield _loss("eos_rate_loss", comparison.eos_rate_difference, gate.max_eos_rate_loss, "share",
+                    "summaries that end by themselves", comparison)
+
+
+def _interface(comparison: Comparison) -> Iterator[Reason]:
+    """What goes in and what ends it: exact, so no interval."""
+    n, differ = comparison.prompts, comparison.prompt_ids_differ
+    text = f"all {n} prompts have the same ids" if not differ else (
+        f"{differ} of {n} prompts have other ids: {comparison.prompt_difference}")
+    yield Reason("prompt_ids_differ", "fail" if differ else "pass", text, differ, 0, "prompts", n)
+    double = comparison.double_bos
+    yield Reason("double_bos", "fail" if double else "pass",
+                 f"{double} of {n} prompts begin with BOS twice" if double else "no prompt begins with BOS twice",
+                 double, 0, "prompts", n)
+    missing, used = len(comparison.stop_ids_missing), comparison.stop_ids_extra_used
+    said = []
+    if missing:
+        said.append(f"it does not stop at {_ids(comparison.stop_ids_missing)} as the reference does")
+    if comparison.stop_ids_extra:
+        said.append(f"it also stops at {_ids(comparison.stop_ids_extra)}, met {used} times inside summaries")
+    yield Reason("stop_ids_differ", "fail" if missing or used else "pass", "; ".join(said) or "the same stop ids",
+                 missing + used, 0, "ids")
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return "token " + ", ".join(str(i) for i in ids)
+
+
+def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    noise = {entry.target_set: entry for entry in comparison.noise}
+    for distance in comparison.distances:
+        floor = noise[distance.target_set]
+        limit = KL_FLOOR_NATS + floor.self_noise_kl + gate.merge.rounding_multiple * floor.rounding_kl
+        outcome: Outcome = "pass" if distance.kl.mean <= limit else "fail"
+        text = (f"mean KL(adapter‖merged) {distance.kl.mean:.3g} nats on {distance.target_set} targets; allowed "
+                f"{limit:.3g}: self-noise {floor.self_noise_kl:.2g} + {gate.merge.rounding_multiple:g} × "
+                f"{floor.rounding_kl:.2g} that rounding to {floor.dtype} costs by itself")
+        yield Reason(f"merge_kl_{distance.target_set}", outcome, text, distance.kl.mean, limit, "nats",
+                     distance.documents, distance.kl.low, distance.kl.high)
+
+
+def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    limits = next((limits for name, limits in gate.quant.items() if name == row.quant), None)
+    if limits is None:
+        yield Reason("no_limits", "inconclusive", f"the recipe has no limits for {row.quant or 'an unknown type'}")
+        return
+    yield from _distances(comparison, "", limits.max_kl_nats, limits.min_top1_agreement)
+    for distance in comparison.distances:
+        if distance.target_set == "gold":
+            ratio = distance.perplexity_ratio
+            yield _reason("perplexity_ratio", at_most(ratio, limits.max_perplexity_ratio), ratio,
+                          limits.max_perplexity_ratio, "",
+                          f"perplexity of the gold summaries {distance.perplexity:.4g}, "
+                          f"{ratio.mean:.4f} times {comparison.reference_label}'s, at most")
+    yield from _rouge(comparison, "rouge_l_loss", limits.max_rouge_l_loss)
+
+
+def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float) -> Iterator[Reason]:
+    other = f"{comparison.reference_label}" if not prefix else f"{comparison.reference_label} on its training base"
+    kl_code = f"{prefix}kl" if prefix else "kl_mean"
+    for distance in comparison.distances:
+        where = f"on {distance.target_set} targets"
+        yield _reason(f"{kl_code}_{distance.target_set}", at_most(distance.kl, max_kl), distance.kl, max_kl, "nats",
+                      f"mean KL from {other} {distance.kl.mean:.3g} nats {where}, at most")
+        yield _reason(f"{prefix}top1_{distance.target_set}", at_least(distance.top1, min_top1), distance.top1,
+                      min_top1, "share", f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, "
+                      "at least")
+
+
+def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]:
+    if comparison.rouge_l_difference is not None:
+        yield _loss(code, comparison.rouge_l_difference, margin, "points", "ROUGE-L", comparison)
+
+
+def _loss(code: str, difference: Interval, margin: float, unit: str, what: str, comparison: Comparison) -> Reason:
+    """A loss that may not exceed `margin`: the reason's figures are losses, so their sign is turned."""
+    outcome = non_inferior(difference, margin)
+    loss = Interval(-difference.mean, -difference.high, -difference.low, difference.n)
+    text = f"{what}: {loss.mean:+.3g} {unit} lost against {comparison.reference_label}, at most"
+    return _reason(code, outcome, loss, margin, unit, text)
+
+
+def _reason(code: str, outcome: Outcome, found: Interval, limit: float, unit: str, text: str) -> Reason:
+    text = f"{text} {limit:g} (95% interval {found.low:.3g} to {found.high:.3g}, {found.n} documents)"
+    if outcome == "inconclusive":
+        needed = documents_needed(found, limit)
+        text += "; too close to call" + (f": about {needed:,} documents would decide" if needed else "")
+    return Reason(code, outcome, text, found.mean, limit, unit, found.n, found.low, found.high)
