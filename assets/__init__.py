@@ -1,0 +1,1 @@
+"""The embedded default: the tiny base model, the sample dialogues, and the code that makes both."""
