@@ -1,18 +1,20 @@
 """The gate: from scores and limits to verdicts. A pure function; nothing is read, run or written here.
 
 Figures with an interval are judged by all of it: pass if the whole 95% interval (bootstrap over documents) is within
-the limit, fail if all of it is beyond, otherwise inconclusive. Task scores are judged by non-inferiority. Merge fidelity
-is arithmetic, not sampling, and is judged by its mean. Fewer than 20 documents never pass.
+the limit, fail if all of it is beyond, otherwise inconclusive. Task scores are judged by non-inferiority. Merge
+fidelity is arithmetic, not sampling, and is judged by its mean. Fewer than 20 documents never pass, and what was
+compared with an artifact that did not pass does not pass either.
 
 Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
 merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold, base_change_top1_greedy,
 base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
-eos_rate_loss, too_few_documents, no_limits, no_reference.
+eos_rate_loss, too_few_documents, no_limits, no_reference, reference_not_passed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contract.verdict import Outcome, Reason, Verdict, worst
@@ -28,7 +30,23 @@ KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked t
 
 def judge(results: Results, gate: GatePart) -> list[Verdict]:
     """A verdict for every candidate, in the order of the rows."""
-    return [_verdict(row, results, gate) for row in results.rows if row.role == "candidate"]
+    verdicts = {row.digest: _verdict(row, results, gate) for row in results.rows if row.role == "candidate"}
+    settled: dict[str, Verdict] = {}
+
+    def settle(digest: str) -> Verdict:
+        """A chain is as strong as its weakest link: Q4_K_M near a bad merge is not good."""
+        if digest not in settled:
+            verdict = verdicts[digest]
+            above = settle(verdict.compared_with) if verdict.compared_with in verdicts else None
+            if above is not None and above.outcome != "pass":
+                reason = Reason("reference_not_passed", above.outcome,
+                                f"it was compared with {above.label}, whose own verdict is {above.outcome}")
+                verdict = replace(verdict, outcome=worst([verdict.outcome, above.outcome]),
+                                  reasons=(*verdict.reasons, reason))
+            settled[digest] = verdict
+        return settled[digest]
+
+    return [settle(digest) for digest in verdicts]
 
 
 def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
@@ -137,8 +155,8 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
         yield _reason(f"{kl_code}_{distance.target_set}", at_most(distance.kl, max_kl), distance.kl, max_kl, "nats",
                       f"mean KL from {other} {distance.kl.mean:.3g} nats {where}, at most")
         yield _reason(f"{prefix}top1_{distance.target_set}", at_least(distance.top1, min_top1), distance.top1,
-                      min_top1, "share", f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, "
-                      "at least")
+                      min_top1, "share",
+                      f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, at least")
 
 
 def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]:

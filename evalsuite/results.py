@@ -82,7 +82,7 @@ class Task:
 class Speed:
     """Greedy decoding of a fixed number of tokens, one document at a time, in a process of its own, after a warm-up."""
 
-    load_s: float
+    load_s: float  # from a fresh process's first import of the engine to a loaded model
     first_token_ms: float  # p50 over documents
     per_token_ms: float  # p50 over documents of (total - first token) / (tokens - 1)
     per_token_ms_p95: float

@@ -21,7 +21,8 @@ def _logits(tokens: int = 6, vocab_size: int = 40) -> np.ndarray:
 
 def test_figures_are_those_of_the_definitions() -> None:
     reference, other, target = _logits(), _logits(), [1, 5, 9, 9, 0, 39]
-    p, q = (x / x.sum(1, keepdims=True) for x in (np.exp(reference.astype(np.float64)), np.exp(other.astype(np.float64))))
+    p, q = (np.exp(x.astype(np.float64)) for x in (reference, other))
+    p, q = (x / x.sum(1, keepdims=True) for x in (p, q))
     found = token_distances(reference, other, target)
     np.testing.assert_allclose(found.kl, (p * np.log(p / q)).sum(1), rtol=1e-12)
     rows = range(6)

@@ -96,3 +96,11 @@ def test_without_reference_or_limits_nothing_passes() -> None:
     assert _not_passed(_verdict("q4_k_m")) == {"no_reference": "inconclusive"}
     [verdict] = judge(results(replace(row("q4_k_m", comparison()), quant="q5_k_m")), GATE)
     assert _not_passed(verdict) == {"no_limits": "inconclusive"}
+
+
+def test_what_was_compared_with_a_bad_merge_does_not_pass() -> None:
+    bad = row("merged", merge_comparison(1e-3))
+    merged, q4 = judge(results(row("adapter"), bad, row("q4_k_m", comparison("quantization", "merged"))), GATE)
+    assert merged.outcome == "fail"
+    assert _not_passed(q4) == {"reference_not_passed": "fail"}
+    assert q4.outcome == "fail"

@@ -1,0 +1,97 @@
+"""The evaluation folder: written whole, replaced only if it is one of ours; and the verdict beside each artifact."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from contract.artifact import open_artifact
+from contract.errors import AssayError, listed
+from contract.verdict import VERDICT_FILE, Verdict, write_verdicts
+from evalsuite.results import (
+    CSV_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FOLDER,
+    REPORT_FILE,
+    Prediction,
+    Results,
+    write_predictions,
+    write_results,
+)
+from evalsuite.table import csv_table
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Raise where writing an evaluation to `out` would touch what is not one."""
+    if out.is_file():
+        raise AssayError("the output is a file", where=str(out), hint="give another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / METRICS_FILE).is_file():
+        raise AssayError("the output folder holds something that is not an evaluation", where=str(out),
+                         got=listed(sorted(path.name for path in out.iterdir())), hint="give another --out")
+
+
+def write_evaluation(out: Path, results: Results, verdicts: Sequence[Verdict],
+                     predictions: dict[str, Sequence[Prediction]]) -> None:
+    """Write predictions, table, report, figures and verdicts.
+
+    Everything is made beside `out` first. The old verdict goes before anything is replaced and the new one comes last,
+    so that a verdict is never next to figures it is not about.
+    """
+    from evalsuite.report import write_report
+
+    refuse_foreign_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    made = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        (made / PREDICTIONS_FOLDER).mkdir(parents=True)
+        for label, rows in predictions.items():
+            write_predictions(made / PREDICTIONS_FOLDER / f"{label}.jsonl", rows)
+        (made / CSV_FILE).write_text(csv_table(results, verdicts), encoding="utf-8")
+        write_results(made / METRICS_FILE, results)
+        write_verdicts(made / VERDICT_FILE, verdicts)
+        write_report(results, verdicts, made / PREDICTIONS_FOLDER, made / REPORT_FILE)
+        (out / VERDICT_FILE).unlink(missing_ok=True)
+        shutil.rmtree(out / PREDICTIONS_FOLDER, ignore_errors=True)
+        for name in (PREDICTIONS_FOLDER, CSV_FILE, REPORT_FILE, METRICS_FILE, VERDICT_FILE):
+            (made / name).rename(out / name)
+    except OSError as error:
+        raise AssayError("the evaluation could not be written", where=str(out), got=str(error),
+                         hint="is the disk full?") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def stamp(results: Results, verdicts: Sequence[Verdict]) -> None:
+    """Put each verdict beside the artifact it is about, where Assay made it; a server looks for it there.
+
+    A folder whose manifest now names another digest is left alone.
+    """
+    for verdict in verdicts:
+        row = results.row(verdict.label)
+        if row.foreign:
+            continue
+        artifact = open_artifact(row.path)
+        if artifact.digest == row.digest:
+            write_verdicts(artifact.folder / VERDICT_FILE, [verdict])
+
+
+def refuse_changed(results: Results) -> None:
+    """Hash every artifact again.
+
+    Raises:
+        AssayError: naming all whose files are gone or no longer those that were scored.
+    """
+    problems = []
+    for row in results.rows:
+        try:
+            digest = open_artifact(row.path, verify=True).digest
+        except AssayError as error:
+            problems.append(f"{row.label}: {error.what} ({error.got or row.path})")
+            continue
+        if digest != row.digest:
+            problems.append(f"{row.label}: digest {digest[:12]}, {row.digest[:12]} was scored")
+    if problems:
+        raise AssayError("the artifacts are no longer those that were scored", got="\n    " + "\n    ".join(problems),
+                         hint="run assay eval again")

@@ -1,0 +1,95 @@
+"""What an artifact is called in an evaluation, how its weights are stored, and which prompt it was made for."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from pathlib import Path
+
+from contract.artifact import Artifact
+from contract.artifact_prompt import GGUF_PROMPT_KEY, gguf_string, prompt_of
+from contract.errors import AssayError
+from contract.prompt import PromptSpec
+
+_STORED_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8}
+_DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# general.file_type of a .gguf (LLAMA_FTYPE in llama.h)
+_FILE_TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s",
+               12: "q3_k_m", 13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s", 17: "q5_k_m", 18: "q6_k",
+               32: "bf16"}
+
+
+def label_of(artifact: Artifact, quant: str | None) -> str:
+    """"adapter", "merged", a quantization, or what else its name makes of it; usable as a file name."""
+    if artifact.kind in ("adapter", "merged"):
+        return artifact.kind
+    return quant or re.sub(r"[^A-Za-z0-9._-]+", "-", artifact.name).strip(".-") or artifact.kind
+
+
+def storage(artifact: Artifact) -> tuple[str | None, float | None]:
+    """How the weights are stored: (quantization name such as "q4_k_m" or "f16", bits per weight); None: unknown.
+
+    A bfloat16 folder counts as "f16": both are 16-bit and stand under the same limits.
+    """
+    quant, bits = artifact.details.get("quant"), artifact.details.get("bits_per_weight")
+    if artifact.kind == "gguf":
+        if quant is None or bits is None:
+            found_quant, found_bits = _gguf_storage(artifact.gguf_path)
+            quant, bits = quant or found_quant, bits or found_bits
+        return quant, bits
+    if artifact.kind == "merged":
+        elements = _elements_by_dtype(artifact.folder)
+        total = sum(elements.values())
+        bits = sum(_STORED_BITS.get(dtype, 0) * count for dtype, count in elements.items()) / total
+        return {"float32": "f32", "float16": "f16", "bfloat16": "f16"}.get(stored_dtype(artifact)), bits
+    return None, None
+
+
+def stored_dtype(artifact: Artifact) -> str:
+    """The dtype most of a model folder's weights are stored in, as torch names it; float32 for any but 16-bit ones."""
+    elements = _elements_by_dtype(artifact.folder)
+    return _DTYPE_NAMES.get(max(elements, key=lambda dtype: elements[dtype]), "float32")
+
+
+def recorded_prompt(artifact: Artifact) -> PromptSpec | None:
+    """The words the artifact says it was tuned with, which are what a server would use; None: it says nothing."""
+    says = "prompt" in artifact.details or (
+        artifact.kind == "gguf" and gguf_string(artifact.gguf_path, GGUF_PROMPT_KEY) is not None)
+    return prompt_of(artifact) if says else None
+
+
+def _elements_by_dtype(folder: Path) -> dict[str, int]:
+    """Weights per stored dtype, from the headers of the safetensors files (8 bytes of length, then JSON)."""
+    found: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    start, end = tensor["data_offsets"]
+                    found[tensor["dtype"]] = found.get(tensor["dtype"], 0) + (end - start) * 8 // _STORED_BITS.get(
+                        tensor["dtype"], 8)
+        except (struct.error, json.JSONDecodeError, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
+            raise AssayError("not a safetensors file", where=str(path),
+                             got=f"{type(error).__name__}: {error}") from None
+    if not found:
+        raise AssayError("the folder has no safetensors weights", where=str(folder))
+    return found
+
+
+def _gguf_storage(path: Path) -> tuple[str | None, float | None]:
+    try:
+        import gguf
+    except ImportError:
+        raise AssayError("reading a .gguf needs the gguf package", hint='pip install "assay[eval]"') from None
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, OSError, KeyError, IndexError) as error:
+        raise AssayError("not a GGUF file that can be read", where=str(path), got=str(error)) from None
+    field = reader.get_field("general.file_type")
+    elements = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    size_bytes = sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    quant = _FILE_TYPES.get(int(field.contents())) if field is not None else None
+    return quant, size_bytes * 8 / elements if elements else None

@@ -1,0 +1,168 @@
+"""Who is compared with whom: artifacts and their lineage become trees, every node scored against the one above it.
+
+    adapter on its training base ─┬─ base                                   (training: did it help)
+                                  └─ adapter on the weights it was merged on (base_change, where they differ)
+                                       └─ merged                             (merge_fidelity)
+                                            └─ f16, q8_0, q4_k_m …           (quantization)
+
+Lineage is what manifests say: a parent counts if an artifact of its digest is listed or lies where it was. Where there
+is none, the explicit reference stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.artifact import Artifact, Parent, open_artifact
+from contract.errors import AssayError
+from evalsuite.identity import label_of, storage
+from evalsuite.results import Purpose, Role
+
+
+@dataclass
+class Node:
+    """An artifact to load, on certain weights. Only nodes with `is_row` get a row; others just stand between."""
+
+    artifact: Artifact
+    label: str
+    role: Role
+    is_row: bool
+    quant: str | None = None
+    bits_per_weight: float | None = None
+    base_weights: str | None = None  # None: what the adapter was trained on
+    purpose: Purpose | None = None  # of the comparison with the node above
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Node]:
+        """This node and all below it."""
+        return [self, *(node for child in self.children for node in child.all)]
+
+
+@dataclass(frozen=True)
+class _Link:
+    above: Artifact
+    base_weights: str | None
+    purpose: Purpose
+
+
+class _Planner:
+    def __init__(self, artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifact | None) -> None:
+        self.known = {artifact.digest: artifact for artifact in (base, reference, *artifacts) if artifact is not None}
+        self.asked = [artifact.digest for artifact in artifacts if base is None or artifact.digest != base.digest]
+        self.reference, self.base = reference, base
+        self.links: dict[str, _Link | None] = {}
+
+    def find(self, parent: Parent | None) -> Artifact | None:
+        """The parent among what is listed, or where it lay when the child was made."""
+        if parent is None:
+            return None
+        if parent.digest in self.known:
+            return self.known[parent.digest]
+        if not Path(parent.path).exists():
+            return None
+        found = open_artifact(parent.path, verify=True)
+        if found.digest != parent.digest:
+            return None
+        self.known[found.digest] = found
+        return found
+
+    def link(self, artifact: Artifact) -> _Link | None:
+        """What the artifact is compared with."""
+        merged = self.find(artifact.parent("merged")) if artifact.kind == "gguf" else None
+        if merged is not None:
+            return _Link(merged, None, "quantization")
+        adapter = self.find(artifact.parent("adapter")) if artifact.kind in ("gguf", "merged") else None
+        if adapter is not None:
+            purpose: Purpose = "merge_fidelity" if artifact.kind == "merged" else "quantization"
+            return _Link(adapter, str(artifact.details.get("merged_on", "w16")), purpose)
+        if self.reference is None or self.reference.digest == artifact.digest:
+            return None
+        if artifact.kind == "adapter":
+            return _Link(self.reference, None, "training")
+        if artifact.kind == "merged" and self.reference.kind == "adapter":
+            return _Link(self.reference, "w16", "merge_fidelity")
+        return _Link(self.reference, None, "quantization")
+
+    def resolve(self) -> None:
+        """Links for everything asked for and everything those are compared with."""
+        waiting = [*self.asked, *([self.reference.digest] if self.reference else [])]
+        while waiting:
+            digest = waiting.pop()
+            if digest in self.links or (self.base is not None and digest == self.base.digest):
+                continue
+            link = self.links[digest] = self.link(self.known[digest])
+            if link is not None:
+                waiting.append(link.above.digest)
+
+
+def plan(artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifact | None) -> list[Node]:
+    """The trees to walk; every row's label is unique.
+
+    Raises:
+        AssayError: the same artifact twice, or lineage that runs in a circle.
+    """
+    if len({artifact.digest for artifact in artifacts}) != len(artifacts):
+        raise AssayError("the same artifact is listed twice", got=", ".join(str(a.path) for a in artifacts))
+    planner = _Planner(artifacts, reference, base)
+    planner.resolve()
+    nodes: dict[tuple[str, str | None], Node] = {}
+    labels: dict[str, int] = {}
+    used_above = {link.above.digest for link in planner.links.values() if link is not None}
+
+    def node(digest: str) -> Node:
+        if (digest, None) not in nodes:
+            artifact, link = planner.known[digest], planner.links.get(digest)
+            is_base = base is not None and digest == base.digest
+            is_given = reference is not None and digest == reference.digest
+            judged = digest in planner.asked and not is_given and (
+                link is not None or digest not in used_above)
+            quant, bits = storage(artifact)
+            label = "base" if is_base else label_of(artifact, quant)
+            labels[label] = labels.get(label, 0) + 1
+            label = label if labels[label] == 1 else f"{label}-{labels[label]}"
+            nodes[digest, None] = Node(artifact, label, "candidate" if judged else "reference", True, quant, bits)
+        return nodes[digest, None]
+
+    def above(link: _Link) -> Node:
+        whole = node(link.above.digest)
+        if link.above.kind != "adapter" or link.base_weights in (None, trained_on(link.above)):
+            return whole
+        key = (link.above.digest, link.base_weights)
+        if key not in nodes:
+            nodes[key] = Node(link.above, whole.label, "reference", False, base_weights=link.base_weights,
+                              purpose="base_change")
+            whole.children.append(nodes[key])
+        return nodes[key]
+
+    order = list(planner.asked)
+    order += [digest for digest in planner.links if digest not in order]
+    for digest in order:
+        node(digest)
+    for digest in order:
+        link = planner.links.get(digest)
+        if link is not None:
+            child = node(digest)
+            child.purpose = link.purpose
+            above(link).children.append(child)
+    roots = [node(digest) for digest in order if planner.links.get(digest) is None
+             and not (base is not None and digest == base.digest)]
+    if base is not None and (base.digest, None) not in nodes:
+        target = next((root for root in roots if root.artifact.kind == "adapter"), roots[0] if roots else None)
+        below = node(base.digest)
+        if target is None:
+            return [below]
+        below.purpose = "training"
+        target.children.insert(0, below)  # scored first, so that fewer logits wait on disk together
+    elif base is not None and nodes[base.digest, None].purpose is None:
+        roots.insert(0, nodes[base.digest, None])  # others are compared with the base itself
+    if sum(len(root.all) for root in roots) != len(nodes):
+        raise AssayError("the artifacts' lineage runs in a circle", got=", ".join(n.label for n in nodes.values()))
+    return roots
+
+
+def trained_on(adapter: Artifact) -> str:
+    """"nf4" or "w16": the weights an adapter was trained on; w16 where nothing was recorded."""
+    return str(adapter.details.get("trained_on", {}).get("quant", "w16"))
