@@ -52,8 +52,8 @@ class LlamaShape:
         """
         names = config.get("architectures") or []
         if not set(names) & set(ARCHITECTURES):
-            raise AssayError("GGUF export knows the Llama family only", where=where, expected=" or ".join(ARCHITECTURES),
-                             got=listed(names) or "no architectures in config.json")
+            raise AssayError("GGUF export knows the Llama family only", where=where,
+                             expected=" or ".join(ARCHITECTURES), got=listed(names) or "no architectures")
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         context = config.get("max_position_embeddings")
@@ -65,16 +65,16 @@ class LlamaShape:
         if config.get("hidden_act", "silu") != "silu":
             problems.append(f"hidden_act {config['hidden_act']!r}: llama.cpp's Llama has silu")
         if config.get("partial_rotary_factor", 1.0) != 1.0:
-            problems.append(f"partial_rotary_factor {config['partial_rotary_factor']}: llama.cpp's Llama turns all of it")
+            problems.append(f"partial_rotary_factor {config['partial_rotary_factor']}: llama.cpp's Llama has 1")
         if window and context and window < context:
-            problems.append(f"sliding_window {window} is shorter than the context {context}: llama.cpp's Llama has none")
+            problems.append(f"sliding_window {window} in a context of {context}: llama.cpp's Llama has none")
         if problems:
             raise AssayError("this model cannot be written as a llama.cpp Llama", where=where, got=listed(problems))
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return cls(
             layers=config["num_hidden_layers"], hidden=hidden, feed_forward=config["intermediate_size"], heads=heads,
             kv_heads=config.get("num_key_value_heads") or heads, head_dim=config.get("head_dim") or hidden // heads,
-            context=context, norm_eps=config["rms_norm_eps"],
+            context=config["max_position_embeddings"], norm_eps=config["rms_norm_eps"],
             rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
             rope_scaling={**rope, "rope_type": kind} if kind != "default" else None,
             # the Hugging Face classes disagree on the default: Llama's and Mistral's is untied
@@ -111,7 +111,7 @@ def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def rope_factors(shape: LlamaShape) -> torch.Tensor:
-    """What Llama 3's RoPE scaling divides each frequency by: float32 [head_dim / 2] (defined by Meta's reference code)."""
+    """What Llama 3's RoPE scaling divides each frequency by (Meta's reference code): float32 [head_dim / 2]."""
     import torch
 
     assert shape.rope_scaling is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,75 @@ class Source:
     folder: Path
     config: dict[str, Any]
     weights: Weights
-    parents: tuple[Parent, ...]
-    details: dict[str, Any]  # what the GGUF inherits: prompt, generate, trained_on …
     where: str  # for messages
+    details: dict[str, Any]  # what the GGUF inherits: prompt, generate, trained_on …
+    license_name: str | None
+
+    @property
+    def all_float16(self) -> bool:
+        """Can float16 hold every weight as it is?"""
+        return all(self.weights.dtype(name) == "F16" for name in self.weights.names())
 
 
-def open_source(model: Artifact, scratch: Path) -> Source:
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model whose weights and parents are known; `source` writes the files an adapter's merged form still needs."""
+
+    parents: tuple[Parent, ...]
+    details: dict[str, Any]
+    source: Callable[[Path], Source]  # takes an empty folder for side files
+
+
+def open_model(model: Artifact) -> OpenedModel:
     """Open a merged or plain folder, or an adapter whose deltas are added while its base is read.
 
-    Args:
-        model: a merged artifact, a plain Hugging Face folder or an adapter.
-        scratch: an empty folder for the side files of an adapter's merged form.
-
     Raises:
-        AssayError: it is neither.
+        AssayError: it is neither, its files are not intact, or the adapter does not fit its base.
     """
-    inherited = {key: model.details[key] for key in ("prompt", "generate", "trained_on", "merged_on")
-                 if key in model.details}
+    kept = ("prompt", "generate", "trained_on", "merged_on")
+    inherited: dict[str, Any] = {key: model.details[key] for key in kept if key in model.details}
+    if not model.foreign:
+        model.verify()
     if model.kind == "merged":
+        weights = FolderWeights.open(model.folder)
+        config = read_json(model.folder / "config.json")
         parent = Parent("merged", str(model.path.resolve()), model.digest)
-        return Source(model.folder, read_json(model.folder / "config.json"), FolderWeights.open(model.folder),
-                      (parent,), inherited, str(model.path))
+        return OpenedModel((parent,), inherited, lambda scratch: Source(
+            model.folder, config, weights, str(model.path), inherited, _license(model.folder)))
+    if model.kind == "adapter":
+        return _open_adapter(model, {**inherited, "merged_on": "w16"})
     raise AssayError("this artifact cannot be exported to GGUF", where=str(model.path), got=model.kind,
                      expected="a merged or plain model folder, or an adapter")
+
+
+def _open_adapter(model: Artifact, details: dict[str, Any]) -> OpenedModel:
+    from export.adapted import EMBEDDING, open_adapted
+    from export.clean import Cleaner
+
+    adapted = open_adapted(model)
+    weights = adapted.weights
+
+    def source(scratch: Path) -> Source:
+        rows = weights.shape(EMBEDDING)[0] if EMBEDDING in weights.names() else adapted.base_config["vocab_size"]
+        Cleaner(adapted.base_folder, model.folder, scratch).write_all(dtype="float32", tied=weights.tied, rows=rows)
+        return Source(scratch, read_json(scratch / "config.json"), weights, str(model.path), details,
+                      _license(adapted.base_folder))
+
+    parents = (Parent("adapter", str(model.path.resolve()), model.digest), adapted.base)
+    return OpenedModel(parents, details, source)
+
+
+def _license(folder: Path) -> str | None:
+    """The licence a model card's front matter names."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if lines[:1] != ["---"]:
+        return None
+    for line in lines[1:]:
+        if line == "---":
+            return None
+        if line.startswith("license:"):
+            return line.partition(":")[2].strip().strip("'\"") or None
+    return None

@@ -79,6 +79,11 @@ class FolderWeights:
                              got=listed(problems, 20) or "an empty index", hint="download or save the model again")
         return cls(folder, {name: folder / shard for name, shard in weight_map.items()})
 
+    @classmethod
+    def of_file(cls, path: Path) -> FolderWeights:
+        """The tensors of one safetensors file."""
+        return cls(path.parent, dict.fromkeys(_names_in(path), path))
+
     def _slice(self, name: str) -> Any:
         return self._shard(name).get_slice(name)
 
@@ -157,7 +162,7 @@ def write_shards(folder: Path, planned: Sequence[PlannedTensor], values: Callabl
     if len(shards) == 1:
         _write_file(folder / SINGLE_FILE, shards[0], values)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(folder / name, shard, values)
@@ -184,5 +189,6 @@ def _write_file(path: Path, planned: Iterable[PlannedTensor], values: Callable[[
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in planned:
             value = values(tensor.name)
-            assert tuple(value.shape) == tensor.shape and str(value.dtype) == f"torch.{tensor.dtype}", tensor.name
+            assert tuple(value.shape) == tensor.shape, tensor.name
+            assert str(value.dtype) == f"torch.{tensor.dtype}", tensor.name
             value.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
