@@ -1,0 +1,103 @@
+"""Checkpoints that count: complete ones bear a marker, written last, that says which training they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.errors import AssayError
+
+MARKER_FILE = "complete.json"
+LOG_FILE = "training_log.jsonl"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint. `fingerprint` names what the training was made of; loss in nats per token."""
+
+    path: Path
+    step: int
+    validation_loss: float
+    fingerprint: dict[str, str]
+
+    def log(self) -> list[dict[str, Any]]:
+        """The training log up to this step."""
+        return [json.loads(line) for line in (self.path / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+
+
+def work_folder(out: Path) -> Path:
+    """Where a training that will write `out` keeps its checkpoints: beside it, hidden."""
+    return out.parent / f".{out.name}.training"
+
+
+def seal(folder: Path, step: int, validation_loss: float, fingerprint: dict[str, str],
+         log: list[dict[str, Any]]) -> None:
+    """Make a written checkpoint count: everything to the disk, then the marker, whole or not at all."""
+    (folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            _sync(path)
+    partial = folder / f".{MARKER_FILE}"
+    partial.write_text(json.dumps({"step": step, "validation_loss": validation_loss, "fingerprint": fingerprint},
+                                  indent=2), encoding="utf-8")
+    _sync(partial)
+    partial.rename(folder / MARKER_FILE)
+    _sync(folder)
+    _sync(folder.parent)
+
+
+def complete_checkpoints(work: Path) -> list[Checkpoint]:
+    """The checkpoints with a marker, oldest first. A folder without one was never finished, whatever its number."""
+    found = []
+    for marker in work.glob(f"checkpoint-*/{MARKER_FILE}"):
+        body = json.loads(marker.read_text(encoding="utf-8"))
+        found.append(Checkpoint(marker.parent, body["step"], body["validation_loss"], body["fingerprint"]))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def best_of(checkpoints: list[Checkpoint]) -> Checkpoint:
+    """The lowest validation loss; of equals the earliest."""
+    return min(checkpoints, key=lambda checkpoint: (checkpoint.validation_loss, checkpoint.step))
+
+
+def prune(work: Path) -> None:
+    """Remove what is not needed any more: all but the newest complete checkpoint and the best."""
+    checkpoints = complete_checkpoints(work)
+    keep = {checkpoints[-1].path, best_of(checkpoints).path} if checkpoints else set()
+    for folder in work.glob("checkpoint-*"):
+        if folder not in keep:
+            shutil.rmtree(folder)
+
+
+def prepare(work: Path, fingerprint: dict[str, str], *, resume: bool) -> Checkpoint | None:
+    """Make the work folder ready, and find the checkpoint to go on from; half-written ones are removed.
+
+    Raises:
+        AssayError: there are complete checkpoints and `resume` was not asked for, or they are of another training.
+    """
+    checkpoints = complete_checkpoints(work)
+    if checkpoints and not resume:
+        raise AssayError("an unfinished training is here", where=str(work), got=f"{checkpoints[-1].step} steps done",
+                         hint=f"go on with --resume, or discard it: rm -r {work}")
+    if checkpoints:
+        theirs = checkpoints[-1].fingerprint
+        differing = [name for name in sorted({*theirs, *fingerprint}) if theirs.get(name) != fingerprint.get(name)]
+        if differing:
+            raise AssayError("the unfinished training here is another one", where=str(work),
+                             got=f"{', '.join(differing)} changed since",
+                             hint=f"restore what changed, or discard it: rm -r {work}")
+    work.mkdir(parents=True, exist_ok=True)
+    prune(work)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

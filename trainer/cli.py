@@ -1,0 +1,97 @@
+"""The commands `data` and `train`: options, the call, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from contract.recipe import Recipe
+    from trainer.data import Splits
+    from trainer.lengths import LengthReport
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", "data", metavar="FILE_OR_DIR", help="Replaces the recipe's data.")
+@click.option("--model", "model", metavar="BASE", help="Replaces the recipe's base model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def data(recipe: str, data: str | None, model: str | None, as_json: bool) -> None:
+    """Validate and split the examples; print what was found."""
+    from trainer.data import load_splits
+    from trainer.lengths import length_report
+    from trainer.report import data_text
+
+    chosen = _recipe(recipe, model)
+    splits = load_splits(chosen, data)
+    lengths = length_report(chosen, splits)
+    if as_json:
+        click.echo(json.dumps(_data_json(splits, lengths), ensure_ascii=False))
+    else:
+        click.echo(data_text(splits, lengths))
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--out", metavar="DIR", help="Where the adapter goes; default runs/NAME/adapter.")
+@click.option("--data", "data", metavar="FILE_OR_DIR", help="Replaces the recipe's data.")
+@click.option("--model", "model", metavar="BASE", help="Replaces the recipe's base model.")
+@click.option("--resume", is_flag=True, help="Go on from the newest complete checkpoint.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA where there is one.",
+)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def train(
+    recipe: str,
+    out: str | None,
+    data: str | None,
+    model: str | None,
+    resume: bool,
+    device: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Fine-tune an adapter."""
+    from trainer.data import load_splits
+    from trainer.report import adapter_text
+    from trainer.train import train_adapter
+
+    chosen = _recipe(recipe, model)
+    folder = Path(out) if out else Path("runs") / chosen.name / "adapter"
+    artifact = train_adapter(chosen, load_splits(chosen, data), folder, resume=resume, device=device, threads=threads)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "path": str(artifact.path),
+                    "digest": artifact.digest,
+                    "details": artifact.details,
+                    "measurements": artifact.manifest.measurements,
+                },
+                ensure_ascii=False,
+            )
+        )
+    else:
+        click.echo(adapter_text(artifact))
+
+
+def _recipe(path: str, model: str | None) -> Recipe:
+    from contract.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    if model is None:
+        return recipe
+    base = str(Path(model).resolve()) if Path(model).is_dir() else model
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base})})
+
+
+def _data_json(splits: Splits, lengths: LengthReport) -> dict[str, object]:
+    return {"sha256": splits.sha256, **splits.report.as_dict(), "lengths": lengths.as_dict()}

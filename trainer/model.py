@@ -1,0 +1,117 @@
+"""The model that is trained: the base, in 4-bit NF4 or plain, with LoRA layers on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.errors import AssayError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from contract.recipe import Recipe, TrainPart
+
+
+def choose_device(wanted: str, train: TrainPart) -> str:
+    """ "cuda" or "cpu".
+
+    Raises:
+        AssayError: CUDA was asked for and there is none, or the recipe computes in a dtype the device does not train in.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise AssayError("there is no CUDA device", where="--device cuda", got=f"torch {torch.__version__}",
+                         hint="use --device cpu, or install a CUDA build of torch")
+    device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    if device == "cpu" and train.nf4.compute_dtype == "float16":
+        raise AssayError("training on a CPU in float16 is not supported", where="train.nf4.compute_dtype",
+                         hint="set it to float32")
+    return device
+
+
+def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
+    """The base, all parameters frozen.
+
+    qlora: every linear layer but lm_head is quantized to NF4 from the stored weights cast to float32, so that
+    dequantizing gives what `bitsandbytes.functional.dequantize_4bit` gives anyone else; the rest is float32.
+    lora: the weights in train.nf4.compute_dtype, which is float32 unless the recipe says otherwise.
+
+    Raises:
+        AssayError: the folder does not hold a causal language model in safetensors.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    train = recipe.train
+    compute = getattr(torch, train.nf4.compute_dtype)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=train.nf4.double_quant,
+        bnb_4bit_compute_dtype=compute) if train.method == "qlora" else None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32 if quantization else compute, quantization_config=quantization,
+            device_map={"": device}, use_safetensors=True, trust_remote_code=recipe.model.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise AssayError("the base cannot be loaded", where=str(folder), got=str(error).splitlines()[0],
+                         expected="a causal language model in safetensors") from None
+    if quantization:
+        _keep_full_precision_kernels(model)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+def _keep_full_precision_kernels(model: Any) -> None:
+    """Stop bitsandbytes from repacking weights for its bfloat16 inference kernel when a CPU model is evaluated.
+
+    The repacked layer computes in bfloat16 and, once training goes on, passes no gradient through itself.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def add_lora(model: Any, recipe: Recipe) -> PeftModel:
+    """LoRA layers in float32, seeded, on the modules the recipe names.
+
+    Raises:
+        AssayError: the model has no such module, or lm_head is among them.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    lora = recipe.train.lora
+    if "lm_head" in lora.target_modules:
+        raise AssayError("lm_head cannot carry an adapter", where="train.lora.target_modules",
+                         hint='remove it, or use "all-linear", which leaves it out')
+    set_seed(recipe.train.seed)
+    try:
+        return get_peft_model(model, LoraConfig(
+            task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
+            target_modules=lora.target_modules, use_rslora=lora.use_rslora))
+    except ValueError as error:
+        raise AssayError("the model has no module to put an adapter on", where="train.lora.target_modules",
+                         got=str(error).splitlines()[0]) from None
+
+
+def trained_on(model: PeftModel, recipe: Recipe) -> dict[str, Any]:
+    """What the adapter saw as its base, which PEFT's own config does not record; read off the loaded layers."""
+    compute = recipe.train.nf4.compute_dtype
+    if recipe.train.method == "lora":
+        return {"quant": "w16", "compute_dtype": compute}
+    from bitsandbytes.nn import Linear4bit
+
+    state = next(module.weight.quant_state for module in model.modules() if isinstance(module, Linear4bit))
+    return {"quant": state.quant_type, "block_size": state.blocksize, "double_quant": bool(state.nested),
+            "compute_dtype": compute}
+
+
+def adapted_modules(model: PeftModel) -> list[str]:
+    """The last parts of the names of all layers that carry an adapter, sorted."""
+    from peft.tuners.lora import LoraLayer
+
+    return sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, LoraLayer)})
