@@ -189,6 +189,9 @@ def completion_segments(chat: ChatFormat, messages: Sequence[Message], text: str
     prompt = "".join(s.text for s in render(chat, messages))
     whole = "".join(s.text for s in full)
     text = text.strip()
+    if text not in whole:
+        raise AssayError("the chat template leaves out the assistant's answer", got=whole[:200],
+                         hint="set prompt.template in the recipe to one that inserts message.content as it is")
     start = len(prompt) if whole.startswith(prompt) else whole.rindex(text)
     end = whole.rindex(text) + len(text)
     answer: list[Segment] = []
