@@ -69,8 +69,9 @@ def evaluate(artifacts: Sequence[Artifact], examples: Sequence[Example], out: Pa
     print("assay eval · judging and writing …", file=sys.stderr, flush=True)
     rows = tuple(row_of(visit, found[visit.node.label], found, examples, speeds[visit.node.label]) for visit in visits)
     candidates = tuple(row.label for row in rows if row.role == "candidate")
-    results = Results(environment(threads), _data(examples, walk.visits[0]), max_new_tokens, rows, baselines_of(examples),
-                      gate.model_dump(mode="json"), tuple(gate.require) if recipe else candidates)
+    results = Results(environment(threads), _data(examples, walk.visits[0]), max_new_tokens, rows,
+                      baselines_of(examples), gate.model_dump(mode="json"),
+                      tuple(gate.require) if recipe else candidates)
     verdicts = judge(results, gate)
     write_evaluation(out, results, verdicts, found)
     stamp(results, verdicts)

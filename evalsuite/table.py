@@ -27,19 +27,21 @@ def distance_of(comparison: Comparison | None, target_set: str) -> Distance | No
 
 def text_table(results: Results) -> str:
     """One line per artifact and baseline, aligned; what each column means stands below."""
-    header = ["artifact", "MB", "bits", "R-1", "R-2", "R-L", "R-Lsum", "facts", "EOS", "against", "KL gold", "KL greedy",
-              "top-1", "ppl", "first ms", "ms/token", "peak MB"]
+    header = ["artifact", "MB", "bits", "R-1", "R-2", "R-L", "R-Lsum", "facts", "EOS", "against", "KL gold",
+              "KL greedy", "top-1", "ppl", "first ms", "ms/token", "peak MB"]
     lines = [header]
     for row in results.rows:
         comparison = main_comparison(row)
-        gold, greedy = distance_of(comparison, "gold"), distance_of(comparison, "greedy")
-        speed = row.speed
+        gold, greedy, speed = distance_of(comparison, "gold"), distance_of(comparison, "greedy"), row.speed
         lines.append([
             row.label, f"{row.size_bytes / 1e6:.1f}", _number(row.bits_per_weight, ".2f"), *_task_cells(row.task),
-            comparison.reference_label if comparison else "", _number(gold and gold.kl.mean, ".2g"),
-            _number(greedy and greedy.kl.mean, ".2g"), _number(gold and 100 * gold.top1.mean, ".1f", "%"),
-            _number(gold and gold.perplexity, ".3g"), _number(speed and speed.first_token_ms, ".0f"),
-            _number(speed and speed.per_token_ms, ".2f"), _number(speed and speed.peak_rss_bytes / 1e6, ".0f")])
+            comparison.reference_label if comparison else "",
+            _number(gold.kl.mean if gold else None, ".2g"), _number(greedy.kl.mean if greedy else None, ".2g"),
+            _number(100 * gold.top1.mean if gold else None, ".1f", "%"),
+            _number(gold.perplexity if gold else None, ".3g"),
+            _number(speed.first_token_ms if speed else None, ".0f"),
+            _number(speed.per_token_ms if speed else None, ".2f"),
+            _number(speed.peak_rss_bytes / 1e6 if speed else None, ".0f")])
     for baseline in results.baselines:
         lines.append([baseline.label, "", "", *_task_cells(baseline.task), *[""] * 8])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
