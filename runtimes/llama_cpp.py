@@ -15,7 +15,7 @@ from runtimes.answer import Answer, check_pairs, check_params, check_prompts
 from runtimes.gguf_chat import GgufVocab
 from runtimes.llama_engine import BATCH_TOKENS, Engine, load_model
 
-_CELLS = 16384  # of the key-value cache, unless one sequence alone needs more
+_CELLS = 16384  # tokens in the key-value cache, unless one sequence alone needs more
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that several pairs can share a batch
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -36,8 +36,7 @@ class LlamaCppRuntime:
         self.stop_ids = self._vocab.stop_ids
         own: int = api.llama_model_n_ctx_train(self._model)
         self.context_length = min(context_length or own, own)
-        self._engine = Engine(self._model, threads=threads, sequences=self._parallel, kv_f32=kv_dtype == "f32",
-                              vocab_size=self.vocab_size)
+        self._engine = Engine(self._model, threads=threads, kv_f32=kv_dtype == "f32", vocab_size=self.vocab_size)
 
     def metadata(self, key: str) -> str | None:
         """A value of the file's metadata as text, or None."""
@@ -84,18 +83,16 @@ class LlamaCppRuntime:
         """Continuous batching: a batch holds one token of every running answer, then as much prompt as fits."""
         if not answers:
             return
-        needs = sorted((answer.most_tokens for answer in answers), reverse=True)
-        cells = max(needs[0], min(_CELLS, sum(needs[:self._parallel])))
-        self._engine.begin(cells)
+        longest = max(answer.most_tokens for answer in answers)
+        sequences = min(self._parallel, len(answers), max(1, _CELLS // longest))
+        self._engine.begin(sequences, longest)
         waiting = deque(answers)
-        free = list(range(self._parallel))[::-1]
+        free = list(range(sequences))[::-1]
         running: dict[int, _Running] = {}
         while waiting or running:
-            used = sum(entry.answer.most_tokens for entry in running.values())
-            while waiting and free and used + waiting[0].most_tokens <= cells:
+            while waiting and free:
                 answer = waiting.popleft()
                 answer.start_clock()
-                used += answer.most_tokens
                 running[free.pop()] = _Running(answer)
             batch = _Batch()
             for sequence, entry in sorted(running.items(), key=lambda item: len(item[1].feed)):  # single tokens first
@@ -124,12 +121,12 @@ class LlamaCppRuntime:
     def _score(self, pairs: Sequence[Pair]) -> Iterator[np.ndarray]:
         start = 0
         while start < len(pairs):
-            end, cells, size_bytes = start, 0, 0
+            end, longest, size_bytes = start, 0, 0
             while end < len(pairs) and end - start < self._parallel:
                 prompt, target = pairs[end]
-                cells += len(prompt) + len(target)
+                longest = max(longest, len(prompt) + len(target))
                 size_bytes += len(target) * self.vocab_size * 4
-                if end > start and (cells > _CELLS or size_bytes > _WINDOW_BYTES):
+                if end > start and (longest * (end + 1 - start) > _CELLS or size_bytes > _WINDOW_BYTES):
                     break
                 end += 1
             yield from self._score_window(pairs[start:end])
@@ -137,7 +134,7 @@ class LlamaCppRuntime:
 
     def _score_window(self, window: Sequence[Pair]) -> list[np.ndarray]:
         """Prompts but for their last tokens first, shared by neighbours of one prompt; then what predicts targets."""
-        self._engine.begin(sum(len(prompt) + len(target) for prompt, target in window))
+        self._engine.begin(len(window), max(len(prompt) + len(target) for prompt, target in window))
         heads, tails = _Batch(), _Batch()
         shared: list[tuple[int, int]] = []
         owner = 0

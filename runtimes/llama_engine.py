@@ -15,7 +15,9 @@ from contract.errors import AssayError
 
 BATCH_TOKENS = 512
 _OUTPUT_BYTES = 64 << 20  # logits of one batch
-_CELLS_STEP = 256
+_LENGTH_STEP = 256
+
+_WARNING, _ERROR = 3, 4  # enum ggml_log_level
 
 _log: deque[str] = deque(maxlen=20)
 
@@ -23,7 +25,7 @@ _log: deque[str] = deque(maxlen=20)
 @api.llama_log_callback
 def _keep_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     """llama.cpp talks much; its last warnings and errors are kept for our messages, the rest is dropped."""
-    if level in (2, 3) and text.strip():  # GGML_LOG_LEVEL_WARN, _ERROR
+    if level in (_WARNING, _ERROR) and text.strip():
         _log.append(text.decode("utf-8", errors="replace").strip())
 
 
@@ -41,8 +43,8 @@ def load_model(path: Path) -> Any:
     params.check_tensors = True
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        said = next((line for line in _log if "failed to load" not in line), None) or (_log[-1] if _log else "nothing")
-        raise AssayError("llama.cpp cannot load the file", where=str(path), got=said,
+        said = [line for line in _log if "error" in line] or list(_log)
+        raise AssayError("llama.cpp cannot load the file", where=str(path), got=said[0] if said else "no reason",
                          hint="is it complete? assay inspect compares it with its manifest")
     if api.llama_model_has_encoder(model):
         api.llama_model_free(model)
@@ -53,19 +55,17 @@ def load_model(path: Path) -> Any:
 class Engine:
     """A context over a model. Sequences are numbered from 0; positions are given by the caller."""
 
-    def __init__(self, model: Any, *, threads: int, sequences: int, kv_f32: bool, vocab_size: int) -> None:
+    def __init__(self, model: Any, *, threads: int, kv_f32: bool, vocab_size: int) -> None:
         self._model, self._vocab_size = model, vocab_size
         self._context: Any = None
-        self._cells = 0
+        self._length = self._sequences = 0
         self.max_outputs = max(1, min(BATCH_TOKENS, _OUTPUT_BYTES // (vocab_size * 4)))
         params = api.llama_context_default_params()
         params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = sequences
-        params.n_outputs_max = max(self.max_outputs, sequences)
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = api.GGML_TYPE_F32 if kv_f32 else api.GGML_TYPE_F16
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # its sums depend on how the work is divided
-        params.kv_unified = True  # sequences can share a prompt's cells
+        params.kv_unified = False  # else every sequence's attention walks over all the others' cells
         params.offload_kqv = params.op_offload = False
         params.no_perf = True
         self._params = params
@@ -76,21 +76,22 @@ class Engine:
         self._one = np.ones(BATCH_TOKENS, np.int32)
         self._pointers = (self._sequence.ctypes.data + 4 * np.arange(BATCH_TOKENS)).astype(np.uintp)
 
-    def begin(self, cells: int) -> None:
-        """Forget every sequence, and have room for `cells` tokens in all.
+    def begin(self, sequences: int, length: int) -> None:
+        """Forget everything, and have room for so many sequences of `length` tokens each.
 
         Raises:
             AssayError: there is not enough memory.
         """
-        if self._context is None or cells > self._cells:
+        if self._context is None or sequences > self._sequences or length > self._length:
             self.free_context()
-            self._cells = -(-cells // _CELLS_STEP) * _CELLS_STEP
-            self._params.n_ctx = self._cells
-            self._context = api.llama_init_from_model(self._model, self._params)
-            if not self._context:
-                self._context = None
-                raise AssayError(f"llama.cpp cannot make a context of {self._cells} tokens",
+            self._sequences, self._length = sequences, -(-length // _LENGTH_STEP) * _LENGTH_STEP
+            self._params.n_seq_max, self._params.n_ctx = sequences, sequences * self._length
+            self._params.n_outputs_max = max(self.max_outputs, sequences)
+            context = api.llama_init_from_model(self._model, self._params)
+            if not context:
+                raise AssayError(f"llama.cpp cannot make a context of {self._params.n_ctx} tokens",
                                  got=_log[-1] if _log else "no reason", hint="shorter documents, or more memory")
+            self._context = context
         api.llama_memory_clear(self._memory, True)
 
     @property
@@ -121,7 +122,7 @@ class Engine:
         return np.ctypeslib.as_array(api.llama_get_logits(self._context), (rows, self._vocab_size)).copy()
 
     def share(self, source: int, target: int) -> None:
-        """Let sequence `target` begin with all that `source` holds; no cell is copied."""
+        """Let sequence `target` begin with a copy of all that `source` holds."""
         api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def forget(self, sequence: int) -> None:
