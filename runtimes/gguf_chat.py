@@ -24,6 +24,8 @@ class GgufVocab:
     def __init__(self, model: Any, path: Path) -> None:
         self._model, self._path = model, path
         self._vocab = api.llama_model_get_vocab(model)
+        if api.llama_vocab_type(self._vocab) == api.LLAMA_VOCAB_TYPE_NONE:
+            raise AssayError("the GGUF has no tokenizer", where=str(path), expected="tokenizer.ggml.model")
         self.size: int = api.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
         self.bos_id = self._bos_id()
@@ -89,7 +91,7 @@ class GgufVocab:
 
     def _declared(self, key: str) -> int | None:
         value = self.metadata(key)
-        return None if value is None or not 0 <= int(value) < self.size else int(value)
+        return int(value) if value is not None and value.isdigit() and int(value) < self.size else None
 
     def _bos_id(self) -> int | None:
         declared = self._declared(_BOS_KEY)

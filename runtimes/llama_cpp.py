@@ -9,6 +9,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as api
 import numpy as np
 
+from contract.errors import AssayError
 from contract.prompt import Message, completion_ids, prompt_ids
 from contract.runtime import Completion, GenerateParams
 from runtimes.answer import Answer, check_pairs, check_params, check_prompts
@@ -28,7 +29,11 @@ class LlamaCppRuntime:
 
     def __init__(self, path: Path, *, threads: int, context_length: int | None, kv_dtype: str, parallel: int) -> None:
         self._model = load_model(path)
-        self._vocab = GgufVocab(self._model, path)
+        try:
+            self._vocab = GgufVocab(self._model, path)
+        except AssayError:
+            api.llama_model_free(self._model)
+            raise
         self._parallel = min(parallel, api.llama_max_parallel_sequences())
         self.chat = self._vocab.chat
         self.vocab_size = self._vocab.size

@@ -82,6 +82,7 @@ class Engine:
         Raises:
             AssayError: there is not enough memory.
         """
+        api.llama_log_set(_keep_log, ctypes.c_void_p(0))  # others in the process may have set their own since
         if self._context is None or sequences > self._sequences or length > self._length:
             self.free_context()
             self._sequences, self._length = sequences, -(-length // _LENGTH_STEP) * _LENGTH_STEP

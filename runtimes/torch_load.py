@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from contract.model_folder import read_json, resolve_model
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")  # PEFT saves them whole where they were resized or trained
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -28,7 +30,7 @@ class Loaded:
 
 
 def load_merged(artifact: Artifact, *, base_weights: str | None) -> Loaded:
-    """A Hugging Face folder; with base_weights "nf4" its linear layers are put through NF4."""
+    """A Hugging Face folder; with base_weights "nf4" its linear layers are put through NF4, double quantized."""
     model = _load_base(artifact.folder)
     if base_weights == "nf4":
         put_on_nf4(model, model.get_output_embeddings(), double_quant=True)
@@ -52,7 +54,7 @@ def load_adapter(artifact: Artifact, *, base_weights: str | None, merge_dtype: s
     base_folder = _base_folder(artifact, config)
     words = folder if any((folder / name).is_file() for name in _TOKENIZER_FILES) else base_folder
     model = _load_base(base_folder)
-    _resize(model, folder / ADAPTER_WEIGHTS, words)
+    _resize(model, folder / ADAPTER_WEIGHTS)
     trained_on = artifact.details.get("trained_on", {})
     if (base_weights or trained_on.get("quant", "w16")) == "nf4":
         put_on_nf4(model, model.get_output_embeddings(), bool(trained_on.get("double_quant", True)),
@@ -104,19 +106,15 @@ def _load_base(folder: Path) -> Any:
     return model
 
 
-def _resize(model: Any, weights: Path, words: Path) -> None:
-    """Make room for tokens the adapter added, as many rows as it saved or its tokenizer needs."""
+def _resize(model: Any, weights: Path) -> None:
+    """As many rows as the adapter saved, where it brings embeddings of its own. Rows nobody trained are not made up."""
     from safetensors import safe_open
-    from transformers import AutoTokenizer
 
-    have = model.get_input_embeddings().weight.shape[0]
     with safe_open(weights, "pt") as file:
-        saved = [file.get_slice(key).get_shape()[0] for key in file.keys()  # noqa: SIM118 - it is no dict
-                 if "embed_tokens" in key and "lora_" not in key and "token_adapter" not in key]
-    rows = saved[0] if saved else max(have, len(AutoTokenizer.from_pretrained(words, trust_remote_code=False)))
-    if rows != have:
-        torch.manual_seed(0)  # rows the adapter does not bring are drawn, the same every time
-        model.resize_token_embeddings(rows, mean_resizing=False)
+        rows = {file.get_slice(key).get_shape()[0] for key in file.keys()  # noqa: SIM118 - it is no dict
+                if key.endswith(_EMBEDDINGS)}
+    if rows and rows != {model.get_input_embeddings().weight.shape[0]}:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
 def _put_on(model: Any, folder: Path) -> Any:
@@ -125,15 +123,18 @@ def _put_on(model: Any, folder: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     where = str(folder / ADAPTER_WEIGHTS)
+    own = set(model.state_dict())
     try:
         with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
             found = set(file.keys())
-        adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PEFT warns of keys that do not match; below they are errors
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise AssayError("the adapter cannot be put on this base", where=str(folder),
                          got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    whole = {key for key in found if key.endswith(("embed_tokens.weight", "lm_head.weight"))}  # saved beside LoRA
+    whole = {key for key in found if key.endswith(_EMBEDDINGS) and key.removeprefix("base_model.model.") in own}
     problems = [f"{key}: the model has no such place" for key in sorted(found - wanted - whole)]
     problems += [f"{key}: missing from the file" for key in sorted(wanted - found)]
     if problems:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from contract.artifact import open_artifact
+from contract.artifact import Parent, new_artifact, open_artifact
 from contract.errors import AssayError
 from contract.prompt import Message
 from contract.runtime import Completion, GenerateParams, Runtime
@@ -200,17 +201,66 @@ def test_a_truncated_folder_is_refused(tmp_path: Path, llama_folder: Path) -> No
         load_runtime(open_artifact(folder))
 
 
-def test_added_tokens_of_an_adapter(tmp_path: Path, llama_folder: Path) -> None:
+def with_one_more_token(llama_folder: Path, folder: Path) -> int:
     from transformers import AutoTokenizer
 
-    folder = make_adapter(tmp_path / "adapter", llama_folder)
     tokenizer = AutoTokenizer.from_pretrained(llama_folder)
-    size = len(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|extra|>"]})
     tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
+def test_rows_an_adapter_brings_are_used(tmp_path: Path, llama_folder: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "adapter"
+    size = with_one_more_token(llama_folder, folder)
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    model.resize_token_embeddings(size)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(folder, save_embedding_layers=True)
     runtime = load_runtime(open_artifact(folder))
-    assert runtime.vocab_size == size + 1
+    assert runtime.vocab_size == size
     assert runtime.stop_ids == {1, 4}
+    ids = [0, 7, size - 1, 9]
+    with torch.no_grad():
+        expected = adapted.eval()(torch.tensor([ids])).logits[0].numpy()
+    [found] = runtime.score([(ids[:1], [*ids[1:], 1])])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_rows_nobody_trained_are_not_made_up(tmp_path: Path, llama_folder: Path) -> None:
+    folder = make_adapter(tmp_path / "adapter", llama_folder)
+    size = with_one_more_token(llama_folder, folder)
+    runtime = load_runtime(open_artifact(folder))
+    assert runtime.vocab_size == size - 1
+    with pytest.raises(AssayError, match="outside the model's vocabulary"):
+        runtime.generate([[size - 1]], GenerateParams())
+
+
+def test_another_base_than_the_recorded_one_is_refused(tmp_path: Path, llama_folder: Path,
+                                                       adapter_folder: Path) -> None:
+    parent = Parent("base", str(llama_folder), open_artifact(llama_folder).digest)
+    for name, parents in (("right", [parent]), ("wrong", [replace(parent, digest="0" * 64)])):
+        with new_artifact(tmp_path / name, "adapter", name, parents=parents) as draft:
+            shutil.copytree(adapter_folder, draft.path, dirs_exist_ok=True)
+    load_runtime(open_artifact(tmp_path / "right"))
+    with pytest.raises(AssayError, match="not the one the adapter was trained on"):
+        load_runtime(open_artifact(tmp_path / "wrong"))
+
+
+def test_an_adapter_runs_on_what_it_was_trained_on(tmp_path: Path, adapter_folder: Path) -> None:
+    details = {"trained_on": {"quant": "nf4", "block_size": 64, "double_quant": False, "compute_dtype": "float32"}}
+    with new_artifact(tmp_path / "nf4", "adapter", "nf4", details=details) as draft:
+        shutil.copytree(adapter_folder, draft.path, dirs_exist_ok=True)
+    single, double = open_artifact(tmp_path / "nf4"), open_artifact(adapter_folder)
+    recorded = logits_of(load_runtime(single))
+    np.testing.assert_array_equal(recorded, logits_of(load_runtime(single, base_weights="nf4")))
+    assert np.abs(recorded - logits_of(load_runtime(double, base_weights="nf4"))).max() > 1e-5
+    np.testing.assert_array_equal(logits_of(load_runtime(single, base_weights="w16")), logits_of(load_runtime(double)))
 
 
 def test_kinds_and_flags_that_cannot_be(llama_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
