@@ -1,4 +1,4 @@
-"""The command reference as Markdown, from the program's own help: `python -m flow.command_reference > docs/commands.md`."""
+"""The command reference as Markdown: `python -m flow.command_reference > docs/commands.md`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 HEAD = """# Commands
 
 Progress goes to stderr, the result to stdout; `--json` prints one JSON object there. Exit codes: 0 done, and proven
-where proof is the job; 1 a gate said no (fail or inconclusive); 2 the input or the machine is at fault, one message; 3 a
-defect in Assay.
+where proof is the job; 1 a gate said no (fail or inconclusive); 2 the input or the machine is at fault, one message;
+3 a defect in Assay.
 
 This page is made from the program (`python -m flow.command_reference > docs/commands.md`); a test holds it true.
 """

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from contract.artifact import Artifact, open_artifact
+from contract.artifact import Artifact, open_artifact, sha256_of
 from contract.model_folder import resolve_model
 from flow.ledger import Ledger, key_of, locked
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
     from contract.verdict import Verdict
+    from trainer.data import Splits
 
 Stage = Literal["adapter", "merged", "gguf", "eval"]
 
@@ -108,7 +109,11 @@ class _Run:
         splits = load_splits(recipe, self.data)
 
         from_key = key_of(
-            base=base.digest, data=splits.sha256, prompt=part["prompt"], train=part["train"], generate=part["generate"]
+            base=base.digest,
+            data=[splits.sha256["train"], splits.sha256["valid"]],
+            prompt=part["prompt"],
+            train=part["train"],
+            generate=part["generate"],
         )
         adapter = self._stage("adapter", from_key, lambda path: self._train(splits, path))
         if until == "adapter":
@@ -135,11 +140,9 @@ class _Run:
         self.result.artifacts[stage] = artifact
         return artifact
 
-    def _train(self, splits: object, path: Path) -> Artifact:
-        from trainer.data import Splits
+    def _train(self, splits: Splits, path: Path) -> Artifact:
         from trainer.train import train_adapter
 
-        assert isinstance(splits, Splits)
         return train_adapter(self.recipe, splits, path, resume=True, device=self.device, threads=self.threads)
 
     def _merge(self, adapter: Artifact, path: Path) -> Artifact:
@@ -184,34 +187,43 @@ class _Run:
             label: self.result.artifacts[label] for label in ("base", "adapter", "merged", *gguf.quants)
         }
 
-    def _eval(self, splits: object) -> None:
-        from contract.verdict import VERDICT_FILE, read_verdicts, write_verdicts
+    def _eval(self, splits: Splits) -> None:
+        from contract.verdict import VERDICT_FILE, read_verdicts
         from evalsuite.evaluate import evaluate
-        from trainer.data import Splits
+        from evalsuite.folder import stamp
+        from evalsuite.rejudge import rejudge
+        from evalsuite.results import METRICS_FILE, REPORT_FILE, read_results
 
-        assert isinstance(splits, Splits)
         part = self.recipe.model_dump(mode="json")
         artifacts = self.result.artifacts
-        key = key_of(
+        scores_key = key_of(
             digests={label: artifact.digest for label, artifact in artifacts.items()},
             test=splits.sha256["test"],
             prompt=part["prompt"],
             generate=part["generate"],
-            gate=part["gate"],
         )
+        gate_key = key_of(scores=scores_key, gate=part["gate"])
         folder = self.out / "eval"
-        if self.ledger.noted("eval", key, key) and (folder / "report.html").is_file():
+        files = {"eval": folder / METRICS_FILE, "eval/report": folder / REPORT_FILE}
+
+        def done(stage: str, key: str) -> bool:
+            return files[stage].is_file() and self.ledger.noted(stage, key, sha256_of(files[stage]))
+
+        scored = done("eval", scores_key)
+        if scored and done("eval/report", gate_key):
             self._skip("eval")
             self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
+            stamp(read_results(folder), self.result.verdicts)  # an artifact made again lost its own
             return
         started = self._start("eval")
-        rest = [artifact for label, artifact in artifacts.items() if label != "base"]
-        evaluate(
-            rest, splits.test, folder, reference=None, base=artifacts["base"], recipe=self.recipe, threads=self.threads
-        )
+        if scored:
+            rejudge(folder, self.recipe.gate)
+        else:
+            rest = [artifact for label, artifact in artifacts.items() if label != "base"]
+            evaluate(rest, splits.test, folder, base=artifacts["base"], recipe=self.recipe, threads=self.threads)
         self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
-        write_verdicts(folder / VERDICT_FILE, self.result.verdicts)
-        self.ledger.note("eval", key, key)
+        self.ledger.note("eval", scores_key, sha256_of(files["eval"]))
+        self.ledger.note("eval/report", gate_key, sha256_of(files["eval/report"]))
         self._finish("eval", started)
 
     def _skip(self, stage: str) -> None:
@@ -220,7 +232,7 @@ class _Run:
 
     def _start(self, *stages: str) -> float:
         for stage in stages:
-            aside = self.ledger.set_aside(stage)
+            aside = self.ledger.set_aside(stage) if stage != "eval" else None  # evaluating replaces its own
             if aside:
                 _say(f"{stage}: no longer valid; the old one was moved to {aside}")
         _say(f"{', '.join(stages)}: working …")
