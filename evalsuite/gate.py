@@ -167,7 +167,7 @@ def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]
 def _loss(code: str, difference: Interval, margin: float, unit: str, what: str, comparison: Comparison) -> Reason:
     """A loss that may not exceed `margin`: the reason's figures are losses, so their sign is turned."""
     outcome = non_inferior(difference, margin)
-    loss = Interval(-difference.mean, -difference.high, -difference.low, difference.n)
+    loss = Interval(0.0 - difference.mean, 0.0 - difference.high, 0.0 - difference.low, difference.n)  # never -0
     text = f"{what}: {loss.mean:+.3g} {unit} lost against {comparison.reference_label}, at most"
     return _reason(code, outcome, loss, margin, unit, text)
 

@@ -18,6 +18,7 @@ from evalsuite.targets import Targets, encode_all, make_targets
 from runtimes import Dtype, Weights, load_runtime
 
 NOISE_DOCUMENTS = 32
+_MOST_PARALLEL, _PARALLEL_TOKENS = 32, 24_576  # sequences side by side, and about how many tokens that may come to
 _TARGET_SETS: tuple[TargetSet, ...] = ("gold", "greedy")
 
 
@@ -59,6 +60,8 @@ class Walk:
         self.examples, self.spec, self.threads, self.scratch = examples, spec, threads, scratch
         self.params = GenerateParams(max_new_tokens=max_new_tokens)
         self.visits: list[Visit] = []
+        longest_words = max(len(example.document.split()) for example in examples)
+        self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + max_new_tokens)))
 
     def tree(self, root: Node) -> None:
         """Visit every node below `root`, never with two models in memory."""
@@ -68,7 +71,7 @@ class Walk:
         weights: dict[str | None, Weights] = {"w16": "w16", "nf4": "nf4"}
         dtypes: dict[str | None, Dtype] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
         return load_runtime(node.artifact, threads=self.threads, base_weights=weights.get(node.base_weights),
-                            merge_dtype=dtypes.get(merge_dtype))
+                            merge_dtype=dtypes.get(merge_dtype), parallel=self.parallel)
 
     def _visit(self, node: Node, above: Visit | None, reference: LogitsSpool | None) -> None:
         where = f" on {node.base_weights} weights" if node.base_weights else ""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact
 from contract.example import Example
 from contract.prompt import PromptSpec
-from tests.tiny import TEMPLATE
 
 NAMES = ("Mara", "Olin", "Kesto", "Tarvo", "Sela", "Brin")
 
@@ -39,14 +37,6 @@ def make_adapter_artifact(path: Path, base: Path, peft: Path, quant: str = "nf4"
                 if (folder / name).is_file():
                     shutil.copy(folder / name, draft.path / name)
     return draft.finished
-
-
-@dataclass(frozen=True)
-class Chain:
-    base: Artifact
-    adapter: Artifact
-    merged: Artifact
-    ggufs: dict[str, Artifact]
 
 
 def remake(artifact: Artifact, path: Path, damage: Callable[[Path], object]) -> Artifact:
@@ -109,6 +99,3 @@ def edit_gguf(path: Path, *, metadata: Callable[[str, object], object] = lambda 
     writer.close()
     changed.replace(path)
 
-
-__all__ = ["TEMPLATE", "Chain", "edit_gguf", "edit_template", "edit_tensors", "examples", "make_adapter_artifact",
-           "remake"]
