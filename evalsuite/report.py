@@ -14,7 +14,7 @@ from contract.errors import AssayError
 from contract.verdict import Reason, Verdict
 from evalsuite.plots import draw_plots
 from evalsuite.report_table import table
-from evalsuite.report_words import answers, figure, size, task_warnings, trained_pair
+from evalsuite.report_words import answers, size, task_warnings, trained_pair
 from evalsuite.results import Prediction, Results, Row, read_predictions
 from evalsuite.word_diff import Span, word_diff
 
@@ -68,7 +68,7 @@ def write_report(results: Results, verdicts: Sequence[Verdict], predictions_fold
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(figure=figure, size=size, data_uri=_data_uri, limit=_limit)
+    environment.filters.update(size=size, data_uri=_data_uri)
     columns, lines = table(results)
     judged = {verdict.label: verdict for verdict in verdicts}
     required = {label: judged[label].outcome if label in judged else "inconclusive" for label in results.require}
@@ -179,10 +179,6 @@ def _flat(limits: dict[str, Any], prefix: str = "") -> Any:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def _limit(reason: Reason) -> str:
-    return "" if reason.limit is None else f"{figure(reason.limit)} {reason.unit}".strip()
 
 
 def _data_uri(svg: bytes) -> str:

@@ -65,7 +65,8 @@ _SPEED: Sequence[tuple[str, str, str, Callable[[Speed], Cell]]] = (
     ("first token, median", "ms", "↓", lambda s: Cell(figure(s.first_token_ms), n=f"{s.documents} documents")),
     ("further token, median", "ms", "↓", lambda s: Cell(
         figure(s.per_token_ms), f"95%: {figure(s.per_token_ms_p95)}", f"{s.documents} documents")),
-    ("speed", "tokens/s", "↑", lambda s: Cell(f"{s.tokens_per_s:,.0f}", n=f"{s.threads} threads")),
+    ("speed", "tokens/s", "↑", lambda s: Cell(
+        f"{s.tokens_per_s:,.0f}", f"{s.threads} threads", f"{s.documents} documents")),
     ("loading", "s", "↓", lambda s: Cell(figure(s.load_s))),
     ("peak memory", "resident", "↓", lambda s: Cell(size(s.peak_rss_bytes))))
 
