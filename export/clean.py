@@ -134,7 +134,7 @@ class Cleaner:
     def _closing(self, tokenizer: Any) -> int | None:
         """The id that closes an assistant turn in the template the merged model carries."""
         try:
-            last = completion_segments(chat_format(self.out), [Message("user", "a")], "b")[-1]
+            last = completion_segments(chat_format(self.out), [Message("user", "Which room?")], "Room 527.")[-1]
         except AssayError as error:
             self.changes.append(f"generation_config.json: the end of a turn could not be told from the template "
                                 f"({error.what})")

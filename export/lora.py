@@ -123,10 +123,12 @@ def open_lora(folder: Path, base: Weights, base_name: str) -> LoraAdapter:
         if part in _PAIRS:
             pair = adapter.pairs.setdefault(name, Pair(_scale(config, module), "embedding" in part))
             pair.keys[_PAIRS[part]] = key
-        elif part in ("weight", "base_layer.weight"):
+        elif part in ("weight", "base_layer.weight", "modules_to_save.weight"):
             adapter.replaced[name] = key
             if any(module == entry or module.endswith("." + entry) for entry in config.get("modules_to_save") or []):
                 saved.add(name)
+        elif part == "original_module.weight":
+            continue  # PEFT saves it with resized embeddings; the trained module has taken its place
         else:
             problems.append(f"{key}: not a LoRA matrix")
         if name not in known and name != "lm_head.weight":  # a tied head is stored with the embeddings
@@ -144,7 +146,7 @@ def open_lora(folder: Path, base: Weights, base_name: str) -> LoraAdapter:
 def _split(key: str) -> tuple[str, str]:
     """A key without PEFT's prefix, as module and part."""
     rest = key.removeprefix(_PREFIX)
-    for part in (*_PAIRS, "base_layer.weight", "weight"):
+    for part in (*_PAIRS, "base_layer.weight", "modules_to_save.weight", "original_module.weight", "weight"):
         if rest.endswith("." + part):
             return rest[:-len(part) - 1], part
     module, _, part = rest.rpartition(".")

@@ -1,0 +1,106 @@
+"""Tokenizers for export tests: SentencePiece with and without its tokenizer.json, Llama 3's and other BPE cuts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.tiny import SPECIAL, TEMPLATE, TEXT
+
+LLAMA3_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+MORE_TEXT = [*TEXT, "don't they're 1234567 we'll see it, 42 and 987654.", "    def f(x):\n\treturn x  # naïve café",
+             "Привет, как дела? 日本語のテキスト 👍 " * 4, "one  two   three    four\n\n\nfive\r\nsix"] * 3
+
+
+def train_sentencepiece(folder: Path) -> None:
+    """tokenizer.model: a SentencePiece BPE with byte fallback, as Llama 2's was made."""
+    import sentencepiece
+
+    text = folder / "corpus.txt"
+    text.write_text("\n".join(MORE_TEXT * 3), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=420, model_type="bpe", byte_fallback=True,
+        character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        add_dummy_prefix=True, allow_whitespace_only_pieces=True, split_digits=True, minloglevel=2, num_threads=1)
+    text.unlink()
+    (folder / "tokenizer.vocab").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+        "add_bos_token": True, "add_eos_token": False, "legacy": True, "chat_template":
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% if m.role == 'assistant' %}"
+        "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}))
+
+
+def convert_sentencepiece(folder: Path) -> None:
+    """The same tokenizer as tokenizer.json only, with two added tokens, one of them special."""
+    from transformers import AddedToken, LlamaTokenizerFast
+
+    train_sentencepiece(folder)
+    fast = LlamaTokenizerFast.from_pretrained(folder)
+    fast.add_tokens([AddedToken("<turn>", special=True, normalized=False),
+                     AddedToken("[ROOM]", special=False, normalized=False)])
+    fast.save_pretrained(folder)
+    (folder / "tokenizer.model").unlink()
+
+
+def byte_level_tokenizer(folder: Path, steps: list[Any], *, ignore_merges: bool = False, vocab_size: int = 512) -> None:
+    """A byte-level BPE with the pre-tokenizer steps given."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(MORE_TEXT, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>",
+                                   pad_token="<|pad|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def llama3_tokenizer(folder: Path) -> None:
+    """Llama 3's cut: up to three digits together, whole words that are tokens skip the merges."""
+    from tokenizers import Regex, pre_tokenizers
+
+    byte_level_tokenizer(folder, [pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"),
+                                  pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
+                         ignore_merges=True)
+
+
+def gpt2_tokenizer(folder: Path) -> None:
+    """GPT-2's cut."""
+    from tokenizers import pre_tokenizers
+
+    byte_level_tokenizer(folder, [pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+def smollm_tokenizer(folder: Path) -> None:
+    """SmolLM's cut: single digits, then GPT-2's."""
+    from tokenizers import pre_tokenizers
+
+    byte_level_tokenizer(folder, [pre_tokenizers.Digits(individual_digits=True),
+                                  pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; None removes one."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values |= changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}), encoding="utf-8")
+
+
+def edit_tensors(path: Path, change: Any) -> None:
+    """Rewrite a safetensors file: `change` takes the dict of tensors and changes it."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
