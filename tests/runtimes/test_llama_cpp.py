@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from runtimes import load_runtime
 from runtimes.answer import Answer
 from tests.export.makers import convert_sentencepiece, train_sentencepiece
 from tests.tiny import make_llama
+
+# models this small gain nothing from a second thread, and lose much on a busy machine
+load = partial(load_runtime, threads=1)
 
 HARD_TEXTS = [
     "Mara: 👍🏽 naïve café? 👨‍👩‍👧", "漢字とかな、そしてПривет.",
@@ -35,12 +39,12 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runtime(gguf: Path) -> Runtime:
-    return load_runtime(open_artifact(gguf), kv_dtype="f32", parallel=3)
+    return load(open_artifact(gguf), kv_dtype="f32", parallel=3)
 
 
 @pytest.fixture(scope="module")
 def reference(llama_folder: Path) -> Runtime:
-    return load_runtime(open_artifact(llama_folder))
+    return load(open_artifact(llama_folder))
 
 
 def edited(gguf: Path, folder: Path, old: bytes, new: bytes) -> Path:
@@ -106,7 +110,7 @@ def test_ids_and_text_are_those_of_torch(runtime: Runtime, reference: Runtime) -
 def test_ids_and_text_are_those_of_torch_with_sentencepiece(tmp_path: Path, tokenizer: object) -> None:
     folder = make_llama(tmp_path / "llama", tokenizer=tokenizer, bos_token_id=1, eos_token_id=2, pad_token_id=None)
     [artifact] = export_gguf(open_artifact(folder), tmp_path / "out", quants=["f16"])
-    runtime, reference = load_runtime(artifact), load_runtime(open_artifact(folder))
+    runtime, reference = load(artifact), load(open_artifact(folder))
     assert runtime.stop_ids == reference.stop_ids == {2}
     for text in HARD_TEXTS:
         turn = [Message("user", text)]
@@ -131,12 +135,12 @@ def test_user_text_never_becomes_control(engine: str, request: pytest.FixtureReq
 
 def test_what_a_file_no_longer_declares_is_not_repaired(gguf: Path, tmp_path: Path) -> None:
     path = edited(gguf, tmp_path, b"tokenizer.ggml.eot_token_id", b"tokenizer.ggml.xot_token_id")
-    assert load_runtime(open_artifact(path)).stop_ids == {1}
+    assert load(open_artifact(path)).stop_ids == {1}
 
 
 def test_a_file_without_template_says_so(gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = edited(gguf, tmp_path, b"tokenizer.chat_template", b"tokenizer.chat_templatX")
-    plain = load_runtime(open_artifact(path))
+    plain = load(open_artifact(path))
     assert "no chat template" in capsys.readouterr().err
     assert plain.decode(plain.encode([Message("user", "Hello")])) == "Hello\n\nSummary:"
 
@@ -144,7 +148,7 @@ def test_a_file_without_template_says_so(gguf: Path, tmp_path: Path, capsys: pyt
 def test_a_doubled_bos_is_visible_in_the_prompt(gguf: Path, tmp_path: Path, runtime: Runtime) -> None:
     path = edited(gguf, tmp_path, b"{{ bos_token }}{% for m in messages %}", b"{{bos_token*2}}{%for  m in messages %}")
     turn = [Message("user", "Hello")]
-    assert load_runtime(open_artifact(path)).encode(turn)[:2] == [0, 0]
+    assert load(open_artifact(path)).encode(turn)[:2] == [0, 0]
     assert runtime.encode(turn)[:2] != [0, 0]
 
 
@@ -152,9 +156,9 @@ def test_a_prompt_longer_than_a_batch(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "llama", layers=1, max_position_embeddings=2048)
     [artifact] = export_gguf(open_artifact(folder), tmp_path / "out", quants=["f32"])
     long, short = list(range(5, 305)) * 4, [0, 7, 9]
-    runtime = load_runtime(artifact, kv_dtype="f32", parallel=2)
+    runtime = load(artifact, kv_dtype="f32", parallel=2)
     pairs = [(long, list(range(20, 40))), (short, list(range(10, 310)) * 4)]
-    for expected, found in zip(load_runtime(open_artifact(folder)).score(pairs), runtime.score(pairs), strict=True):
+    for expected, found in zip(load(open_artifact(folder)).score(pairs), runtime.score(pairs), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-3)
     params = GenerateParams(max_new_tokens=5)
     together = runtime.generate([short, long, short], params)
@@ -206,7 +210,7 @@ def test_what_does_not_fit_is_refused(runtime: Runtime, gguf: Path) -> None:
     with pytest.raises(AssayError, match="outside the model's vocabulary"):
         runtime.score([([0], [runtime.vocab_size])])
     assert len(runtime.generate([[0] * 510], GenerateParams(ignore_stop=True))[0].ids) == 2
-    short = load_runtime(open_artifact(gguf), context_length=64)
+    short = load(open_artifact(gguf), context_length=64)
     assert short.context_length == 64
     with pytest.raises(AssayError, match="at most 63 tokens"):
         short.generate([[0] * 64], GenerateParams())
@@ -217,13 +221,13 @@ def test_a_truncated_file_is_refused(gguf: Path, tmp_path: Path) -> None:
     for size in (gguf.stat().st_size - 5000, 300):
         path.write_bytes(gguf.read_bytes()[:size])
         with pytest.raises(AssayError, match=r"cannot load the file(.|\n)*llama_model_load: error"):
-            load_runtime(open_artifact(path))
+            load(open_artifact(path))
 
 
 def test_a_lost_token_type_shows_in_the_prompt(gguf: Path, tmp_path: Path, runtime: Runtime) -> None:
     path = edited(gguf, tmp_path, b"tokenizer.ggml.token_type", b"tokenizer.ggml.token_typX")
     turn = [Message("user", "Hello")]
-    assert load_runtime(open_artifact(path)).encode(turn) != runtime.encode(turn)
+    assert load(open_artifact(path)).encode(turn) != runtime.encode(turn)
 
 
 def test_weights_that_are_no_numbers_are_seen(llama_folder: Path, runtime: Runtime) -> None:
@@ -237,11 +241,11 @@ def test_a_missing_engine_says_what_to_install(gguf: Path, monkeypatch: pytest.M
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(AssayError, match=r'pip install "assay\[serve\]"'):
-        load_runtime(open_artifact(gguf))
+        load(open_artifact(gguf))
 
 
 def test_a_gguf_runs_without_torch(gguf: Path) -> None:
-    code = ("import sys; from contract.artifact import open_artifact; from runtimes import load_runtime\n"
-            f"load_runtime(open_artifact({str(gguf)!r})).close()\n"
+    code = ("import sys; from contract.artifact import open_artifact; from runtimes import load_runtime as load\n"
+            f"load(open_artifact({str(gguf)!r})).close()\n"
             "assert not {'torch', 'transformers', 'gguf'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

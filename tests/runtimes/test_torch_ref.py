@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from contract.runtime import Completion, GenerateParams, Runtime
 from runtimes import load_runtime
 from tests.tiny import make_adapter
 
+# models this small gain nothing from a second thread, and lose much on a busy machine
+load = partial(load_runtime, threads=1)
+
 WORDS = ["Mara asks Olin to move the meeting to room 527.", "Bus 84.", "It costs 315 crowns, said the driver, " * 6]
 
 
 @pytest.fixture(scope="module")
 def reference(llama_folder: Path) -> Runtime:
-    return load_runtime(open_artifact(llama_folder))
+    return load(open_artifact(llama_folder))
 
 
 def prompts_of(runtime: Runtime) -> list[list[int]]:
@@ -47,7 +51,7 @@ def test_what_the_folder_declares(reference: Runtime) -> None:
 def test_a_dropped_stop_id_is_not_repaired(tmp_path: Path, llama_folder: Path) -> None:
     folder = shutil.copytree(llama_folder, tmp_path / "llama")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
-    assert load_runtime(open_artifact(folder)).stop_ids == {1}
+    assert load(open_artifact(folder)).stop_ids == {1}
 
 
 def test_batches_equal_singles_and_keep_the_order(reference: Runtime) -> None:
@@ -128,9 +132,9 @@ def test_what_does_not_fit_is_refused(reference: Runtime) -> None:
 
 def test_adapter_runs_unmerged_and_merged_alike(adapter_folder: Path, reference: Runtime) -> None:
     adapter = open_artifact(adapter_folder)
-    unmerged = logits_of(load_runtime(adapter))
-    np.testing.assert_allclose(logits_of(load_runtime(adapter, merge_dtype="float32")), unmerged, atol=1e-4)
-    rounded = logits_of(load_runtime(adapter, merge_dtype="bfloat16"))
+    unmerged = logits_of(load(adapter))
+    np.testing.assert_allclose(logits_of(load(adapter, merge_dtype="float32")), unmerged, atol=1e-4)
+    rounded = logits_of(load(adapter, merge_dtype="bfloat16"))
     assert np.abs(rounded - unmerged).max() > 1e-4
     assert np.abs(logits_of(reference) - unmerged).max() > 0.1
 
@@ -152,10 +156,10 @@ def test_nf4_is_what_bitsandbytes_dequantizes(llama_folder: Path, adapter_folder
         values = layer(torch.eye(512)).T
         torch.testing.assert_close(dequantized_nf4(weight, double_quant), values, atol=1e-6, rtol=0)
     adapter = open_artifact(adapter_folder)
-    w16, nf4 = (logits_of(load_runtime(adapter, base_weights=weights)) for weights in ("w16", "nf4"))
+    w16, nf4 = (logits_of(load(adapter, base_weights=weights)) for weights in ("w16", "nf4"))
     assert np.abs(w16 - nf4).max() > 1e-3
     base = open_artifact(llama_folder)
-    assert np.abs(logits_of(load_runtime(base)) - logits_of(load_runtime(base, base_weights="nf4"))).max() > 1e-3
+    assert np.abs(logits_of(load(base)) - logits_of(load(base, base_weights="nf4"))).max() > 1e-3
 
 
 def damage_adapter(folder: Path, rename: dict[str, str | None]) -> None:
@@ -178,7 +182,7 @@ def test_an_adapter_whose_keys_do_not_match_is_refused(tmp_path: Path, adapter_f
     folder = shutil.copytree(adapter_folder, tmp_path / "adapter")
     damage_adapter(folder, {KEY: new})
     with pytest.raises(AssayError, match="do not match") as error:
-        load_runtime(open_artifact(folder))
+        load(open_artifact(folder))
     assert "layers.0.self_attn.q_proj.lora_A" in str(error.value)
 
 
@@ -190,7 +194,7 @@ def test_a_folder_with_a_lost_tensor_is_refused(tmp_path: Path, llama_folder: Pa
     del tensors["model.layers.1.mlp.down_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(AssayError, match=r"layers\.1\.mlp\.down_proj\.weight: missing"):
-        load_runtime(open_artifact(folder))
+        load(open_artifact(folder))
 
 
 def test_a_truncated_folder_is_refused(tmp_path: Path, llama_folder: Path) -> None:
@@ -198,7 +202,7 @@ def test_a_truncated_folder_is_refused(tmp_path: Path, llama_folder: Path) -> No
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(AssayError, match="do not make a model"):
-        load_runtime(open_artifact(folder))
+        load(open_artifact(folder))
 
 
 def with_one_more_token(llama_folder: Path, folder: Path) -> int:
@@ -222,7 +226,7 @@ def test_rows_an_adapter_brings_are_used(tmp_path: Path, llama_folder: Path) -> 
     model.resize_token_embeddings(size)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     adapted.save_pretrained(folder, save_embedding_layers=True)
-    runtime = load_runtime(open_artifact(folder))
+    runtime = load(open_artifact(folder))
     assert runtime.vocab_size == size
     assert runtime.stop_ids == {1, 4}
     ids = [0, 7, size - 1, 9]
@@ -235,7 +239,7 @@ def test_rows_an_adapter_brings_are_used(tmp_path: Path, llama_folder: Path) -> 
 def test_rows_nobody_trained_are_not_made_up(tmp_path: Path, llama_folder: Path) -> None:
     folder = make_adapter(tmp_path / "adapter", llama_folder)
     size = with_one_more_token(llama_folder, folder)
-    runtime = load_runtime(open_artifact(folder))
+    runtime = load(open_artifact(folder))
     assert runtime.vocab_size == size - 1
     with pytest.raises(AssayError, match="outside the model's vocabulary"):
         runtime.generate([[size - 1]], GenerateParams())
@@ -247,9 +251,9 @@ def test_another_base_than_the_recorded_one_is_refused(tmp_path: Path, llama_fol
     for name, parents in (("right", [parent]), ("wrong", [replace(parent, digest="0" * 64)])):
         with new_artifact(tmp_path / name, "adapter", name, parents=parents) as draft:
             shutil.copytree(adapter_folder, draft.path, dirs_exist_ok=True)
-    load_runtime(open_artifact(tmp_path / "right"))
+    load(open_artifact(tmp_path / "right"))
     with pytest.raises(AssayError, match="not the one the adapter was trained on"):
-        load_runtime(open_artifact(tmp_path / "wrong"))
+        load(open_artifact(tmp_path / "wrong"))
 
 
 def test_an_adapter_runs_on_what_it_was_trained_on(tmp_path: Path, adapter_folder: Path) -> None:
@@ -257,21 +261,21 @@ def test_an_adapter_runs_on_what_it_was_trained_on(tmp_path: Path, adapter_folde
     with new_artifact(tmp_path / "nf4", "adapter", "nf4", details=details) as draft:
         shutil.copytree(adapter_folder, draft.path, dirs_exist_ok=True)
     single, double = open_artifact(tmp_path / "nf4"), open_artifact(adapter_folder)
-    recorded = logits_of(load_runtime(single))
-    np.testing.assert_array_equal(recorded, logits_of(load_runtime(single, base_weights="nf4")))
-    assert np.abs(recorded - logits_of(load_runtime(double, base_weights="nf4"))).max() > 1e-5
-    np.testing.assert_array_equal(logits_of(load_runtime(single, base_weights="w16")), logits_of(load_runtime(double)))
+    recorded = logits_of(load(single))
+    np.testing.assert_array_equal(recorded, logits_of(load(single, base_weights="nf4")))
+    assert np.abs(recorded - logits_of(load(double, base_weights="nf4"))).max() > 1e-5
+    np.testing.assert_array_equal(logits_of(load(single, base_weights="w16")), logits_of(load(double)))
 
 
 def test_kinds_and_flags_that_cannot_be(llama_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="merge_dtype is for adapters"):
-        load_runtime(open_artifact(llama_folder), merge_dtype="float16")
+        load(open_artifact(llama_folder), merge_dtype="float16")
     folder = shutil.copytree(adapter_folder, tmp_path / "ia3")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))
     with pytest.raises(AssayError, match="only LoRA"):
-        load_runtime(open_artifact(folder))
+        load(open_artifact(folder))
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"x")
     with pytest.raises(AssayError, match="no engine for ONNX"):
-        load_runtime(open_artifact(tmp_path / "onnx"))
+        load(open_artifact(tmp_path / "onnx"))
