@@ -105,4 +105,5 @@ def audit_batch(trainer: SFTTrainer, rows: Sequence[TokenRow], stops: Iterable[i
         elif [label for label in labels if label != -100][-1] not in stops:
             problems.append(f"{row.id}: no stop token in the labels")
     if problems:
-        raise AssayError("the batch that would be learned is not the rows that were prepared", got="; ".join(problems[:5]))
+        raise AssayError("the batch that would be learned is not the rows that were prepared",
+                         got="; ".join(problems[:5]))

@@ -126,8 +126,8 @@ def _make_plan(recipe: Recipe, splits: Splits, folder: Path) -> _Plan:
     lengths = [len(row.input_ids) for row in train]
     order = training_order(lengths, part.batch_size, max(1, seen), part.seed)
     tokens = [sum(lengths[index] for index in order[i:i + per_step]) for i in range(0, len(order), per_step)]
-    return _Plan(folder, encoder, tokenizer, stops, [train[index] for index in order], valid, supervised, cut_rows, steps,
-                 [0, *itertools.accumulate(tokens)])
+    return _Plan(folder, encoder, tokenizer, stops, [train[index] for index in order], valid, supervised, cut_rows,
+                 steps, [0, *itertools.accumulate(tokens)])
 
 
 def _fingerprint(recipe: Recipe, splits: Splits, base: Artifact) -> dict[str, str]:
@@ -165,7 +165,8 @@ def _train(recipe: Recipe, plan: _Plan, work: Path, fingerprint: dict[str, str],
         trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
         figures |= {"input_tokens_per_s": course.input_tokens_per_s(plan.steps), "validation_s": course.validation_s,
                     "training_s": time.monotonic() - course.started}
-    figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    rss_unit_bytes = 1 if sys.platform == "darwin" else 1024
+    figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit_bytes
     if device == "cuda":
         figures["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
     facts = {"trained_on": trained_on(model, recipe), "trainable_parameters": trainable, "total_parameters": total,
@@ -201,7 +202,7 @@ def _write(recipe: Recipe, splits: Splits, base: Artifact, plan: _Plan, work: Pa
         plot_loss(last.log(), best.step, draft.measured / "loss.png")
         draft.measurements |= figures
     shutil.rmtree(work)
-    _say(f"validation loss {best.validation_loss:.4f} at step {best.step} of {plan.steps}: that checkpoint is the adapter")
+    _say(f"the adapter is the checkpoint of step {best.step}, validation loss {best.validation_loss:.4f}")
     return draft.finished
 
 

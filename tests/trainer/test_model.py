@@ -1,0 +1,121 @@
+"""The model in training: the NF4 weights everyone else computes, float32 adapters, batches that are what was prepared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import AssayError
+from contract.prompt import PromptSpec
+from contract.recipe import Recipe
+from trainer.adapter_folder import write_adapter
+from trainer.loss import labelled, summed_nll, takes_columns, validation_loss
+from trainer.model import add_lora, load_base
+from trainer.tokenize import TokenRow, load_tokenizer, make_encoder
+
+
+@pytest.fixture(scope="module")
+def recipe(llama_folder: Path) -> Recipe:
+    return Recipe.model_validate({"name": "t", "model": {"base": str(llama_folder)}, "train": {"batch_size": 2}})
+
+
+@pytest.fixture(scope="module")
+def rows(llama_folder: Path) -> list[TokenRow]:
+    encoder = make_encoder(llama_folder, PromptSpec(), 128, load_tokenizer(llama_folder))
+    return [encoder.row(str(n), "Mara: hello. " * (n + 1), f"Mara says hello {n}.") for n in range(4)]
+
+
+@pytest.fixture
+def model(llama_folder: Path, recipe: Recipe) -> Any:
+    import torch
+
+    torch.set_num_threads(1)  # so small a model gains nothing from a second one
+    return add_lora(load_base(llama_folder, recipe, "cpu"), recipe)
+
+
+def collate(rows: list[dict[str, Any]]) -> Any:
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(pad_token_id=2)(rows)
+
+
+def test_the_weights_trained_on_are_the_nf4_weights_of_the_stored_ones(llama_folder: Path, recipe: Recipe) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from bitsandbytes.nn import Linear4bit
+    from safetensors.torch import load_file
+
+    stored = load_file(llama_folder / "model.safetensors")
+    model = load_base(llama_folder, recipe, "cpu")
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    assert len(linears) == 2 * 7
+    for name, module in linears.items():
+        ours = dequantize_4bit(module.weight.data, module.weight.quant_state)
+        theirs = dequantize_4bit(*quantize_4bit(stored[f"{name}.weight"].float(), quant_type="nf4", blocksize=64,
+                                                compress_statistics=True))
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs)
+    assert not isinstance(model.lm_head, Linear4bit)
+
+
+def test_validation_changes_nothing_and_gradients_still_pass(model: Any, rows: list[TokenRow]) -> None:
+    batch = collate([labelled(row) for row in rows])
+    tokens = sum(row.supervised_tokens for row in rows)
+    model.train()
+    before = summed_nll(model, batch, columns_only=True)
+    validated = validation_loss(model, rows, collate, "cpu", columns_only=True)
+    assert model.training
+    assert validated == pytest.approx(before.item() / tokens, rel=1e-5)  # float32 on both sides, not bfloat16
+    after = summed_nll(model, batch, columns_only=True)
+    after.backward()
+    assert after.item() == before.item()
+    first = next(parameter for name, parameter in model.named_parameters() if "layers.0.self_attn.q_proj.lora_B" in name)
+    assert first.grad.abs().max() > 0
+
+
+def test_leaving_out_prompt_columns_leaves_the_loss_as_it_is(model: Any, rows: list[TokenRow]) -> None:
+    batch = collate([labelled(row) for row in rows])
+    assert takes_columns(model.get_base_model())
+    short, whole = (summed_nll(model, batch, columns_only=flag).item() for flag in (True, False))
+    assert short == pytest.approx(whole, rel=1e-6)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    import torch
+
+    plain = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(),
+                                              ignore_index=-100, reduction="sum")
+    assert short == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_the_batch_is_audited_and_the_adapter_stays_float32(tmp_path: Path, recipe: Recipe, model: Any,
+                                                            rows: list[TokenRow], llama_folder: Path) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    from trainer.sft import audit_batch, make_config, make_trainer
+
+    config = make_config(recipe.train, tmp_path, "cpu", 2, 1)
+    trainer = make_trainer(model, config, rows, load_tokenizer(llama_folder), TrainerCallback(), [1, 4])
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    for damaged, message in (
+            ([replace(row, prompt_tokens=row.prompt_tokens - 1) for row in rows], "labels are not its completion"),
+            ([replace(row, input_ids=[5, *row.input_ids[1:]]) for row in rows], "other ids"),
+            (rows[:3], "4 rows instead of 3")):
+        with pytest.raises(AssayError, match=message):
+            audit_batch(trainer, damaged, [1, 4])
+    with pytest.raises(AssayError, match="no stop token in the labels"):
+        audit_batch(trainer, rows, [1])
+
+
+def test_adapters_that_learned_nothing_or_broke_are_refused(tmp_path: Path, model: Any) -> None:
+    import torch
+
+    model.save_pretrained(tmp_path / "untrained")
+    with pytest.raises(AssayError, match="learned nothing"):
+        write_adapter(tmp_path, tmp_path / "untrained", "base", None)
+    next(p for p in model.parameters() if p.requires_grad).data.fill_(torch.nan)
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(AssayError, match="not finite"):
+        write_adapter(tmp_path, tmp_path / "broken", "base", None)
