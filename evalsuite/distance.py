@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from contract.errors import AssayError
 from contract.runtime import Runtime
 from evalsuite.results import Distance, Histogram, TargetSet
-from evalsuite.stats import exp_interval, interval_of_ratio
+from evalsuite.stats import exp, exp_interval, interval_of_ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,8 +164,8 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
         target_set=target_set, documents=len(documents), tokens=len(kl), kl=kl_mean,
         kl_se=float(kl.std()) / math.sqrt(degrees), kl_median=median, kl_p95=p95, kl_p99=p99, kl_max=float(kl.max()),
         top1=top1, top1_se=math.sqrt(top1.mean * (1 - top1.mean) / degrees),
-        delta_p_rms=float(np.sqrt((delta_p ** 2).mean())), perplexity=math.exp(nll),
-        perplexity_reference=math.exp(nll_reference), perplexity_ratio=exp_interval(log_ratio),
+        delta_p_rms=float(np.sqrt((delta_p ** 2).mean())), perplexity=exp(nll),
+        perplexity_reference=exp(nll_reference), perplexity_ratio=exp_interval(log_ratio),
         kl_histogram=_histogram(kl),
         kl_by_document=tuple(float(d.kl.mean()) for d in documents[:_MOST_DOCUMENTS]),
         kl_by_position=tuple(float(values.mean()) for values in positions),

@@ -43,6 +43,9 @@ def write_evaluation(out: Path, results: Results, verdicts: Sequence[Verdict],
 
     refuse_foreign_folder(out)
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}.partial-*"):  # of a process that was killed
+        if Path("/proc").is_dir() and not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
     made = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         (made / PREDICTIONS_FOLDER).mkdir(parents=True)

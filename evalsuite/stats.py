@@ -61,7 +61,12 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int 
 
 def exp_interval(interval: Interval) -> Interval:
     """exp of an interval: from a mean log ratio to a ratio."""
-    return Interval(math.exp(interval.mean), math.exp(interval.low), math.exp(interval.high), interval.n)
+    return Interval(exp(interval.mean), exp(interval.low), exp(interval.high), interval.n)
+
+
+def exp(value: float) -> float:
+    """e to the `value`, at most e^700: a ruined model's perplexity stays a number that JSON can hold."""
+    return math.exp(min(value, 700.0))
 
 
 def at_most(interval: Interval, limit: float) -> Outcome:
