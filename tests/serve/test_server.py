@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from contract.prompt import PromptSpec
-from serve.server import Served, create_app
+from serve.server import Served, create_app, open_socket
 from serve.worker import Worker
 from tests.serve.fake import FakeRuntime
 
@@ -268,6 +270,34 @@ def test_closing_the_worker_stops_what_runs() -> None:
     client.join(timeout=30)
     assert statuses == [503]
     assert house.runtime.made <= 1
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("/summarize", {"document": "x"}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True})])
+def test_a_client_that_leaves_stops_its_job(path: str, body: dict[str, Any]) -> None:
+    house = House(FakeRuntime(answer="x" * 150))
+    house.runtime.go.clear()
+    bound = open_socket("127.0.0.1", 0)
+    bound.listen()
+    server = uvicorn.Server(uvicorn.Config(house.client.app, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    content = json.dumps(body).encode()
+    with socket.create_connection(bound.getsockname()) as client:
+        client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                       f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        assert house.runtime.begun.wait(timeout=30)
+        job, = house.worker._jobs
+        assert not job.cancelled
+    until(lambda: job.cancelled)
+    house.runtime.go.set()
+    until(lambda: not house.worker._jobs)
+    assert house.runtime.made <= 1
+    server.should_exit = True
+    thread.join(timeout=30)
+    bound.close()
+    house.worker.close()
 
 
 def until(condition: Any) -> None:
