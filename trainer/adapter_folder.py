@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_adapter(folder: Path, checkpoint: Path, base: str, revision: str | None) -> None:
-    """Config and weights from a checkpoint; what has no order in the config is sorted, so equal adapters are equal files.
+    """Config and weights from a checkpoint; what has no order is sorted, so equal adapters are equal files.
 
     Raises:
         AssayError: a weight is not finite, or no update was ever made.

@@ -27,8 +27,8 @@ class Course(TrainerCallback):
         log: rows of an earlier part of this training.
     """
 
-    def __init__(self, work: Path, fingerprint: dict[str, str], evaluate_at: Collection[int], tokens_after: Sequence[int],
-                 validate: Callable[[], float], log: list[dict[str, Any]]) -> None:
+    def __init__(self, work: Path, fingerprint: dict[str, str], evaluate_at: Collection[int],
+                 tokens_after: Sequence[int], validate: Callable[[], float], log: list[dict[str, Any]]) -> None:
         self.work, self.fingerprint, self.evaluate_at = work, fingerprint, frozenset(evaluate_at)
         self.tokens_after, self.validate, self.log = tokens_after, validate, log
         self.started, self.first_step = time.monotonic(), 0

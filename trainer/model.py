@@ -17,7 +17,7 @@ def choose_device(wanted: str, train: TrainPart) -> str:
     """ "cuda" or "cpu".
 
     Raises:
-        AssayError: CUDA was asked for and there is none, or the recipe computes in a dtype the device does not train in.
+        AssayError: CUDA was asked for and there is none, or the recipe's dtype cannot be trained in there.
     """
     import torch
 

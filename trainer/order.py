@@ -1,4 +1,4 @@
-"""The order in which rows are seen: fixed by the seed alone, and rows of like length together so that little is padded."""
+"""The order in which rows are seen: fixed by the seed, rows of like length together so that little is padded."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class CompletionTrainer(SFTTrainer):
 
 
 def make_config(train: TrainPart, work: Path, device: str, steps: int, log_every: int) -> SFTConfig:
-    """The recipe's settings in TRL's words, with every default that would change the data or the numbers switched off."""
+    """The recipe's settings in TRL's words; every default that would change the data or the numbers is off."""
     schedulers = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
     config = SFTConfig(
         output_dir=str(work), max_steps=steps, per_device_train_batch_size=train.batch_size,
@@ -91,7 +91,7 @@ def make_trainer(model: PeftModel, config: SFTConfig, rows: Sequence[TokenRow], 
 
 
 def audit_batch(trainer: SFTTrainer, rows: Sequence[TokenRow], stops: Iterable[int]) -> None:
-    """Check the first batch as the model will get it: prompts masked, completions whole, the stop token in the labels."""
+    """Check the first batch as the model gets it: prompts masked, completions whole, the stop token in the labels."""
     stops = frozenset(stops)
     problems = [] if len(trainer.train_dataset) == len(rows) else [
         f"{len(trainer.train_dataset)} rows instead of {len(rows)}"]

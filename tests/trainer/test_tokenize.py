@@ -1,4 +1,4 @@
-"""Token rows: the document gives way, never the summary; masks and stop tokens are right; what is unsound is refused."""
+"""Token rows: the document gives way, never the summary; masks and stops are right; what is unsound is refused."""
 
 from __future__ import annotations
 
