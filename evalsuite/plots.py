@@ -135,11 +135,16 @@ def _quality(axes: Axes, rows: Sequence[Row], results: Results, styles: dict[str
 
 def _kl_distribution(axes: Axes, compared: Sequence[tuple[Row, Distance]], styles: dict[str, int],
                      theme: Theme) -> None:
+    filled = []
     for row, distance in compared:
         histogram = distance.kl_histogram
+        bins = zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
+        filled += [edge for left, right, count in bins if count for edge in (left, right)]
         total = max(1, sum(histogram.counts))
         axes.stairs([100 * count / total for count in histogram.counts], histogram.edges, linewidth=1.8,
                     color=_colour(styles, row.label, theme), label=row.label)
+    if filled:
+        axes.set_xlim(min(filled) - 0.5, max(filled) + 0.5)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("KL per token, nats")
     axes.set_ylabel("tokens, %")

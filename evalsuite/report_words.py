@@ -135,12 +135,14 @@ def _by_target(distance: Distance) -> str:
 def _merging(results: Results, verdicts: dict[str, Verdict]) -> Answer:
     question = "Is merging lossless?"
     outcomes: list[Outcome] = []
+    moved: list[Outcome] = []
     lines: list[str] = []
     for row in results.rows:
         for comparison in _comparisons(row, "merge_fidelity"):
             verdict = verdicts.get(row.label)
             if verdict is not None:
                 outcomes += [reason.outcome for reason in verdict.reasons if reason.code.startswith("merge_kl")]
+                moved += [reason.outcome for reason in verdict.reasons if reason.code.startswith("base_change")]
             lines += _merge_lines(row, comparison)
         for comparison in _comparisons(row, "base_change"):
             lines += [f"Before that, the adapter was moved from the weights it was trained on to other base weights: "
@@ -153,6 +155,8 @@ def _merging(results: Results, verdicts: dict[str, Verdict]) -> Answer:
     if not outcomes:
         return Answer(question, "Not judged", "none", tuple(lines))
     outcome = worst(outcomes)
+    if outcome == "pass" != worst(moved):
+        return Answer(question, "The merge is, the change of base before it is not", worst(moved), tuple(lines))
     short = {"pass": "Yes, within rounding", "fail": "No", "inconclusive": "It cannot be told"}[outcome]
     return Answer(question, short, outcome, tuple(lines))
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from contract.verdict import Reason
 from evalsuite.plots import draw_plots
 from evalsuite.report import write_report
 from evalsuite.report_words import answers, figure, size, task_warnings
@@ -129,6 +130,9 @@ def test_answers_follow_the_figures() -> None:
     assert shorts(make_results(poor=True), make_verdicts(merged="fail", q4_k_m="fail")) == [
         "Yes, but not enough", "No", "f16, q8_0"]
     assert shorts(good, make_verdicts(f16="fail", q8_0="fail", q4_k_m="inconclusive"))[2] == "Nothing"
+    changed_base = Reason("base_change_kl_gold", "fail", "mean KL 0.4 nats, at most 0.25")
+    merged = [replace(v, reasons=(*v.reasons, changed_base)) for v in make_verdicts() if v.label == "merged"]
+    assert shorts(good, merged)[1] == "The merge is, the change of base before it is not"
     assert shorts(replace(good, rows=good.rows[3:]), make_verdicts())[:2] == ["Not measured", "Not measured"]
 
     def trained(mean: float) -> Results:
