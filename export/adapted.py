@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact import Artifact, Parent, open_artifact
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
 from contract.model_folder import read_json, resolve_model
 from export.lora import CONFIG_FILE, LoraAdapter, adapter_config, open_lora
 from export.weights import FLOAT_DTYPES, FolderWeights
@@ -54,9 +54,8 @@ class AdaptedWeights:
         return self.base.shape(self._place(name)) if key is None else self.lora.weights.shape(self.lora.replaced[key])
 
     def dtype(self, name: str) -> str:
-        """Floats are merged in float32; anything else is passed through."""
-        stored = self.base.dtype(self._place(name))
-        return "F32" if stored in FLOAT_DTYPES else stored
+        """Everything is merged in float32."""
+        return "F32"
 
     def _replacement(self, name: str) -> str | None:
         """The weight whose replacement stands for `name`: its own, or the resized embeddings of a tied head."""
@@ -66,14 +65,11 @@ class AdaptedWeights:
         return EMBEDDING if resized and EMBEDDING not in self.lora.saved_modules else None
 
     def unmerged(self, name: str) -> torch.Tensor:
-        """The weight the delta is added to: float32 for floats."""
+        """The weight the delta is added to, in float32."""
         key = self._replacement(name)
         if key is not None:
             return self.lora.replacement(key).float()
-        tensor = self.base.read(self._place(name))
-        if not tensor.is_floating_point():
-            return tensor
-        tensor = tensor.float()
+        tensor = self.base.read(self._place(name)).float()
         if self.nf4 is not None and tensor.ndim == 2 and _DECODER_LINEAR.fullmatch(name):
             from runtimes.nf4 import dequantized_nf4
 
@@ -81,7 +77,7 @@ class AdaptedWeights:
         return tensor
 
     def read(self, name: str) -> torch.Tensor:
-        """The merged weight: float32 for floats."""
+        """The merged weight, in float32."""
         tensor = self.unmerged(name)
         return tensor + self.lora.delta(name) if name in self.lora.pairs else tensor
 
@@ -134,6 +130,10 @@ def open_adapted(adapter: Artifact, *, base_weights: BaseWeights = "w16",
                          expected=f"digest {recorded.digest}", got=f"digest {digest}",
                          hint="restore the base, or train again on this one")
     base = FolderWeights.open(folder)
+    packed = [f"{name} ({base.dtype(name)})" for name in base.names() if base.dtype(name) not in FLOAT_DTYPES]
+    if packed:
+        raise AssayError("the base is stored quantized; a delta cannot be added to packed weights", where=str(folder),
+                         got=listed(packed), hint="point the adapter at the 16-bit base (base_model_name_or_path)")
     tied = bool(AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings)
     weights = AdaptedWeights(base, open_lora(adapter.folder, base, str(folder)), tied, _nf4(base_weights, trained))
     if not tied and HEAD not in base.files:

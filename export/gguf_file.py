@@ -59,16 +59,18 @@ def tensor_values(tensor: GgufTensor, plan: GgufPlan, source: Source, dtype: str
     Raises:
         AssayError: a value is not finite, or becomes infinite in float16.
     """
+    import numpy as np
     import torch
 
     values = tensor.load(source.weights, plan.shape)
-    if not bool(torch.isfinite(values).all()):
-        raise AssayError("a weight is not finite", where=f"{source.where}: {tensor.source or tensor.name}")
-    rounded = values.to(getattr(torch, dtype))
-    if not bool(torch.isfinite(rounded).all()):
-        raise AssayError("a weight is too large for float16", where=f"{source.where}: {tensor.source or tensor.name}",
-                         expected="at most 65504", got=f"{values.abs().max().item():g}", hint="export f32 or q8_0")
-    return rounded.contiguous().numpy()
+    rounded: np.ndarray = values.to(getattr(torch, dtype)).contiguous().numpy()
+    if not np.isfinite(rounded).all():
+        where = f"{source.where}: {tensor.source or tensor.name}"
+        if not bool(torch.isfinite(values).all()):
+            raise AssayError("a weight is not finite", where=where)
+        raise AssayError("a weight is too large for float16", where=where, expected="at most 65504",
+                         got=f"{values.abs().max().item():g}", hint="export f32 or q8_0")
+    return rounded
 
 
 def write_gguf(path: Path, plan: GgufPlan, source: Source, float_type: FloatType, *, name: str,

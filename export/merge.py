@@ -90,12 +90,13 @@ class _Rounding:
         before = self.weights.unmerged(name)
         merged = before + self.weights.lora.delta(name) if name in self.weights.lora.pairs else before
         rounded = merged.to(getattr(torch, self.dtype))
-        if not bool(torch.isfinite(before).all()):
-            self.problems.append(f"{name}: the base's weights are not finite")
-        elif not bool(torch.isfinite(merged).all()):
-            self.problems.append(f"{name}: the delta is not finite")
-        elif not bool(torch.isfinite(rounded).all()):
-            self.overflows.append(f"{name} (max {merged.abs().max().item():g})")
+        if not bool(torch.isfinite(rounded).all()):
+            if not bool(torch.isfinite(before).all()):
+                self.problems.append(f"{name}: the base's weights are not finite")
+            elif not bool(torch.isfinite(merged).all()):
+                self.problems.append(f"{name}: the delta is not finite")
+            else:
+                self.overflows.append(f"{name} (max {merged.abs().max().item():g})")
         elif name in self.weights.lora.pairs and torch.equal(rounded, before.to(rounded.dtype)):
             self.unchanged.append(name)
         return rounded

@@ -133,6 +133,16 @@ def test_a_base_that_is_not_finite(tmp_path: Path) -> None:
     refuse(adapter, tmp_path / "merged", r"model.norm.weight: the base's weights are not finite")
 
 
+def test_a_base_that_is_stored_quantized(tmp_path: Path) -> None:
+    import torch
+
+    base = make_llama(tmp_path / "base", layers=1)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    name = "model.layers.0.mlp.up_proj.weight"
+    edit_tensors(base / "model.safetensors", lambda tensors: tensors.update({name: tensors[name].to(torch.uint8)}))
+    refuse(adapter, tmp_path / "merged", "stored quantized")
+
+
 def test_more_tokens_than_rows(tmp_path: Path, adapter: Path, llama_folder: Path) -> None:
     from transformers import AutoTokenizer
 
