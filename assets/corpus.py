@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from assets.dialogues import Dialogue, compose, universe_of
-from assets.names import SPLITS, entities
+from assets.names import SPLITS, Universe, entities
 
 Question = tuple[str, str]
 
-ROWS = 60_000
+ROWS = 40_000
+MOST = 6
 INSTRUCTIONS = (
     "Answer the question about the dialogue.\n{question}",
     "Read the dialogue and answer.\n{question}",
@@ -110,19 +111,39 @@ def continuation(dialogue: Dialogue, rng: random.Random) -> list[dict[str, str]]
     ]
 
 
-def rows(count: int, split: str = "train", seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Chats of up to six questions, with some plain dialogues and continuations."""
+def repetition(dialogue: Dialogue, universe: Universe, rng: random.Random) -> list[dict[str, str]]:
+    """A chat whose answer is its question: a list of fresh words and numbers, or some lines.
+
+    Nothing teaches a small model to copy as quickly.
+    """
+    if rng.random() < 0.6:
+        words = [rng.choice((universe.person, universe.place))() for _ in range(rng.randint(2, 8))]
+        words += [universe.number(10, 9999) for _ in range(rng.randint(1, 4))]
+        rng.shuffle(words)
+        text = ", ".join(words)
+    else:
+        lines = dialogue.text.split("\n")
+        start = rng.randrange(len(lines) - 2)
+        text = "\n".join(lines[start : start + rng.randint(2, 5)])
+    asked = {"role": "user", "content": f"Repeat this.\n\n{text}"}
+    return [asked, {"role": "assistant", "content": text}]
+
+
+def rows(count: int, split: str = "train", seed: int = 0, most: int = MOST) -> Iterator[dict[str, Any]]:
+    """Chats of two to `most` questions, with repetitions, continuations and plain dialogues between them."""
     rng = random.Random(f"corpus-{split}-{seed}")
     universe = universe_of(split, rng)
     for _ in range(count):
         dialogue = compose(universe, rng)
         share = rng.random()
-        if share < 0.08:
+        if share < 0.05:
             yield {"text": dialogue.text}
-        elif share < 0.16:
+        elif share < 0.1:
             yield {"messages": continuation(dialogue, rng)}
+        elif share < 0.35:
+            yield {"messages": repetition(dialogue, universe, rng)}
         else:
-            yield {"messages": chat(dialogue, questions(dialogue, rng)[: rng.randint(2, 6)], rng)}
+            yield {"messages": chat(dialogue, questions(dialogue, rng)[: rng.randint(2, most)], rng)}
 
 
 def probe(count: int, split: str = "valid", seed: int = 0) -> Iterator[dict[str, Any]]:
@@ -142,11 +163,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--split", choices=SPLITS, default="train", help="whose names and numbers to use")
     parser.add_argument("--probe", action="store_true", help="single questions with copied answers instead")
+    parser.add_argument("--questions", type=int, default=MOST, help="at most so many about one dialogue")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    make = probe if args.probe else rows
+    if args.probe:
+        made = probe(args.rows, args.split, args.seed)
+    else:
+        made = rows(args.rows, args.split, args.seed, args.questions)
     with args.out.open("w", encoding="utf-8") as file:
-        for row in make(args.rows, args.split, args.seed):
+        for row in made:
             file.write(json.dumps(row) + "\n")
 
 

@@ -5,6 +5,7 @@ Rows are {"text": ...} or {"messages": [{"role", "content"}, ...]}.
 
 import json
 import random
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,10 @@ WINDOW = 40  # batches sorted by length at a time, so that little is padding
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one row and the weight of each in the loss."""
+    """Token ids of one row and the weight of each in the loss; arrays, as a corpus has millions."""
 
-    ids: list[int]
-    weights: list[float]
+    ids: "array[int]"
+    weights: "array[float]"
 
 
 def read_corpus(path: Path) -> list[dict[str, Any]]:
@@ -115,7 +116,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], longe
         if len(encoding.ids) > longest:
             raise ValueError(f"row {number} has {len(encoding.ids)} tokens, at most {longest} fit")
         inside = [any(begin <= at < end for begin, end in spans) for at, _ in encoding.offsets]
-        found.append(Encoded(encoding.ids, [ANSWER_WEIGHT if answer else 1.0 for answer in inside]))
+        weights = array("f", (ANSWER_WEIGHT if answer else 1.0 for answer in inside))
+        found.append(Encoded(array("H", encoding.ids), weights))
     return found
 
 

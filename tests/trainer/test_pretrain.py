@@ -2,6 +2,7 @@
 
 import json
 import random
+from array import array
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"messages": [question, {"role": "assistant", "content": f"the {thing}"}]})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def encoded(ids: list[int], weights: list[float]) -> pretrain_corpus.Encoded:
+    return pretrain_corpus.Encoded(array("H", ids), array("f", weights))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -85,8 +90,8 @@ def test_only_answers_and_their_end_weigh_more(corpus: Path) -> None:
     rows = pretrain_corpus.read_corpus(corpus)
     tokenizer = pretrain_corpus.train_tokenizer(rows, MICRO.vocabulary)
     row = next(row for row in rows if "messages" in row)
-    encoded = pretrain_corpus.encode(tokenizer, [row], 256)[0]
-    heavy = [token for token, weight in zip(encoded.ids, encoded.weights, strict=True) if weight > 1]
+    found = pretrain_corpus.encode(tokenizer, [row], 256)[0]
+    heavy = [token for token, weight in zip(found.ids, found.weights, strict=True) if weight > 1]
     assert tokenizer.decode(heavy) == row["messages"][1]["content"] + pretrain_corpus.END
 
 
@@ -94,11 +99,11 @@ def test_what_is_trained_on_is_what_the_chat_template_renders(corpus: Path) -> N
     rows = pretrain_corpus.read_corpus(corpus)
     tokenizer = pretrain_corpus.train_tokenizer(rows, MICRO.vocabulary)
     row = next(row for row in rows if "messages" in row)
-    assert tokenizer.apply_chat_template(row["messages"]) == pretrain_corpus.encode(tokenizer, [row], 256)[0].ids
+    assert tokenizer.apply_chat_template(row["messages"]) == list(pretrain_corpus.encode(tokenizer, [row], 256)[0].ids)
 
 
 def test_batches_keep_to_their_budget_and_lose_no_row() -> None:
-    rows = [pretrain_corpus.Encoded([at] * (1 + at % 9), [1.0] * (1 + at % 9)) for at in range(50)]
+    rows = [encoded([at] * (1 + at % 9), [1.0] * (1 + at % 9)) for at in range(50)]
     source = pretrain_corpus.batches(rows, 30, random.Random(0))
     seen: list[int] = []
     while len(seen) < len(rows):
@@ -109,8 +114,6 @@ def test_batches_keep_to_their_budget_and_lose_no_row() -> None:
 
 
 def test_padding_has_no_weight() -> None:
-    ids, weight = pretrain_corpus.collate(
-        [pretrain_corpus.Encoded([5, 6, 7], [1.0, 1.0, 4.0]), pretrain_corpus.Encoded([8], [1.0])], 2
-    )
+    ids, weight = pretrain_corpus.collate([encoded([5, 6, 7], [1.0, 1.0, 4.0]), encoded([8], [1.0])], 2)
     assert ids.tolist() == [[5, 6, 7], [8, 2, 2]]
     assert weight.tolist() == [[1, 1, 4], [1, 0, 0]]
