@@ -25,7 +25,9 @@ _ROWS_AT_ONCE = 4096
 
 
 class CheckFailed(AssayError):  # noqa: N818
-    """What was exported does not behave like its source: a gate's no (exit 1), not a fault of the input."""
+    """What was exported does not behave like its source: a gate's no, not a fault of the input."""
+
+    exit_code = 1
 
 
 def check_structure(path: Path, plan: GgufPlan, source: Source) -> dict[str, Any]:
