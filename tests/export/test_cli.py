@@ -42,6 +42,7 @@ def test_a_failed_check_exits_with_1(tmp_path: Path, llama_folder: Path, monkeyp
     monkeypatch.setattr(check_gguf, "stored_type", lambda tensor, float_type: "float32")
     monkeypatch.setattr(check_gguf, "ERROR_LIMITS", {"Q8_0": 1e-6})
     result = CliRunner().invoke(export, ["gguf", str(llama_folder), "--out", str(tmp_path / "gguf"), "--quant", "q8_0"])
-    assert result.exit_code == 1
-    assert "is not what it was made from" in result.stderr
+    assert isinstance(result.exception, AssayError)
+    assert result.exception.exit_code == 1  # what the front door leaves with
+    assert "is not what it was made from" in str(result.exception)
     assert not list((tmp_path / "gguf").iterdir())
