@@ -113,6 +113,21 @@ def test_lora_learns_on_plain_weights(tmp_path: Path, llama_folder: Path, folder
     assert len(losses(artifact, "loss")) == 4
 
 
+def test_bfloat16_is_computed_in_and_the_adapter_stays_float32(tmp_path: Path, llama_folder: Path, folder: Path,
+                                                               splits: Splits) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    recipe = make_recipe(llama_folder, folder, max_steps=2, evaluations=2,
+                         nf4={"double_quant": False, "compute_dtype": "bfloat16"})
+    artifact = train_adapter(recipe, splits, tmp_path / "adapter", device="cpu", threads=1)
+    assert artifact.details["trained_on"] == {"quant": "nf4", "block_size": 64, "double_quant": False,
+                                              "compute_dtype": "bfloat16"}
+    weights = load_file(artifact.path / "adapter_model.safetensors").values()
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert any((weight != weight.bfloat16().float()).any() for weight in weights)  # never rounded to bfloat16
+
+
 CHILD = """
 import sys
 from pathlib import Path
