@@ -52,8 +52,9 @@ serve: $(READY) ## Serve RUN's Q4_K_M on PORT
 test: $(READY) ## Run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-check: $(READY) ## Lint and types
+check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(READY) ## Side-by-side benchmarks; each prints ratios
@@ -64,8 +65,10 @@ dialogues: $(READY) ## Make the embedded dialogues again, into build/
 
 tiny-base: $(READY) ## Train the embedded base again from scratch, into build/ (at most an hour on 2 cores)
 	mkdir -p build
-	$(BIN)/python -m assets.corpus --out build/corpus.jsonl
-	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --out build/tiny-base --threads $(THREADS)
+	$(BIN)/python -m assets.corpus --out build/corpus.jsonl --seed 1
+	$(BIN)/python -m assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
+	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --probe build/probe.jsonl --steps 2200 \
+		--out build/tiny-base --threads $(THREADS)
 
 clean: ## Remove .venv, build/ and caches; runs/ stays
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache *.egg-info

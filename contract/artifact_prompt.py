@@ -48,18 +48,19 @@ def gguf_string(path: Path, key: str) -> str | None:
                 raise AssayError("not a GGUF file of version 2 or later", where=str(path))
             for _ in range(count):
                 name = _string(file)
-                kind, = struct.unpack("<I", file.read(4))
+                (kind,) = struct.unpack("<I", file.read(4))
                 if name == key and kind == _STRING:
                     return _string(file)
                 _skip(file, kind)
         except (struct.error, KeyError, UnicodeDecodeError, OSError, OverflowError) as error:
-            raise AssayError("the metadata of the .gguf file cannot be read", where=str(path),
-                             got=f"{type(error).__name__}: {error}") from None
+            raise AssayError(
+                "the metadata of the .gguf file cannot be read", where=str(path), got=f"{type(error).__name__}: {error}"
+            ) from None
     return None
 
 
 def _string(file: BinaryIO) -> str:
-    length, = struct.unpack("<Q", file.read(8))
+    (length,) = struct.unpack("<Q", file.read(8))
     text = file.read(min(length, _LONGEST_STRING + 1))
     if len(text) != length:
         raise struct.error(f"a text of {length} bytes")

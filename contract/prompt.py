@@ -184,14 +184,22 @@ def completion_segments(chat: ChatFormat, messages: Sequence[Message], text: str
     """The segments of `text` as the assistant's answer, up to and including the token that closes the turn.
 
     The template decides what closes it; where it writes nothing, the tokenizer's EOS does.
+
+    Raises:
+        AssayError: the text is empty, the template leaves it out, or nothing ends it.
     """
+    if not text.strip():
+        raise AssayError("an answer without text has no ids")
     full = render(chat, [*messages, Message("assistant", text)], generation=False)
     prompt = "".join(s.text for s in render(chat, messages))
     whole = "".join(s.text for s in full)
     text = text.strip()
     if text not in whole:
-        raise AssayError("the chat template leaves out the assistant's answer", got=whole[:200],
-                         hint="set prompt.template in the recipe to one that inserts message.content as it is")
+        raise AssayError(
+            "the chat template leaves out the assistant's answer",
+            got=whole[:200],
+            hint="set prompt.template in the recipe to one that inserts message.content as it is",
+        )
     start = len(prompt) if whole.startswith(prompt) else whole.rindex(text)
     end = whole.rindex(text) + len(text)
     answer: list[Segment] = []

@@ -77,7 +77,7 @@ class Runtime(Protocol):
         ...
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[np.ndarray]:
-        """For each (prompt ids, target ids), float32 logits [len(target), vocab_size], in order; row i is for target[i].
+        """For each (prompt ids, target ids), float32 logits [len(target), vocab_size], in order; row i is of target[i].
 
         Raises:
             AssayError: prompt and target together exceed the context.

@@ -22,8 +22,18 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def eval_command(context: click.Context, artifacts: tuple[Path, ...], data: str, out: Path, reference: Path | None,
-                 base: Path | None, recipe: Path | None, limit: int | None, threads: int, as_json: bool) -> None:
+def eval_command(
+    context: click.Context,
+    artifacts: tuple[Path, ...],
+    data: str,
+    out: Path,
+    reference: Path | None,
+    base: Path | None,
+    recipe: Path | None,
+    limit: int | None,
+    threads: int,
+    as_json: bool,
+) -> None:
     """Score ARTIFACTs against each other and against what they were made from; exit 1 unless all required ones pass."""
     from contract.artifact import open_artifact
     from contract.example import read_examples
@@ -36,16 +46,32 @@ def eval_command(context: click.Context, artifacts: tuple[Path, ...], data: str,
 
     settings = load_recipe(recipe) if recipe else None
     examples = read_examples(data, settings.data.columns.columns() if settings else None, limit=limit)
-    results = evaluate([open_artifact(path) for path in artifacts], examples, out,
-                       reference=open_artifact(reference) if reference else None,
-                       base=open_artifact(base) if base else None, recipe=settings, threads=threads)
+    results = evaluate(
+        [open_artifact(path) for path in artifacts],
+        examples,
+        out,
+        reference=open_artifact(reference) if reference else None,
+        base=open_artifact(base) if base else None,
+        recipe=settings,
+        threads=threads,
+    )
     verdicts = read_verdicts(out / VERDICT_FILE)
     if as_json:
-        click.echo(json.dumps({"results": asdict(results), "verdicts": [asdict(v) for v in verdicts],
-                               "proven": proven(verdicts, results.require)}))
+        click.echo(
+            json.dumps(
+                {
+                    "results": asdict(results),
+                    "verdicts": [asdict(v) for v in verdicts],
+                    "proven": proven(verdicts, results.require),
+                }
+            )
+        )
     else:
-        click.echo("\n".join([text_table(results), "", *verdict_lines(verdicts, results.require), "",
-                              f"report: {out / REPORT_FILE}"]))
+        click.echo(
+            "\n".join(
+                [text_table(results), "", *verdict_lines(verdicts, results.require), "", f"report: {out / REPORT_FILE}"]
+            )
+        )
     context.exit(0 if proven(verdicts, results.require) else 1)
 
 
@@ -68,8 +94,15 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     require = gate.require if recipe else results.require
     verdicts = judge(results, gate)
     if as_json:
-        click.echo(json.dumps({"verdicts": [asdict(verdict) for verdict in verdicts], "require": list(require),
-                               "proven": proven(verdicts, require)}))
+        click.echo(
+            json.dumps(
+                {
+                    "verdicts": [asdict(verdict) for verdict in verdicts],
+                    "require": list(require),
+                    "proven": proven(verdicts, require),
+                }
+            )
+        )
     else:
         click.echo("\n".join(verdict_lines(verdicts, require, everything=True)))
     context.exit(0 if proven(verdicts, require) else 1)

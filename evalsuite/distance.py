@@ -70,17 +70,22 @@ class LogitsSpool:
         """Raise where the disk has no room for that many rows of logits."""
         wanted, free = tokens * self.vocab_size * 4, shutil.disk_usage(self._path.parent).free
         if wanted > 0.95 * free:
-            raise AssayError("there is no room on the disk for the reference's logits", where=str(self._path.parent),
-                             expected=f"{wanted / 1e9:.1f} GB", got=f"{free / 1e9:.1f} GB free",
-                             hint="score fewer documents with --limit, or set TMPDIR to a larger disk")
+            raise AssayError(
+                "there is no room on the disk for the reference's logits",
+                where=str(self._path.parent),
+                expected=f"{wanted / 1e9:.1f} GB",
+                got=f"{free / 1e9:.1f} GB free",
+                hint="score fewer documents with --limit, or set TMPDIR to a larger disk",
+            )
 
     def read(self, document: int) -> np.ndarray:
         """One document's block as it was written, float32 [tokens, vocab_size]."""
         import numpy as np
 
         start, end = self._rows[document], self._rows[document + 1]
-        return np.fromfile(self._path, np.float32, (end - start) * self.vocab_size,
-                           offset=start * self.vocab_size * 4).reshape(-1, self.vocab_size)
+        return np.fromfile(
+            self._path, np.float32, (end - start) * self.vocab_size, offset=start * self.vocab_size * 4
+        ).reshape(-1, self.vocab_size)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -99,9 +104,14 @@ def token_distances(reference: np.ndarray, logits: np.ndarray, target: Sequence[
     log_p, log_p_reference = ours[rows, ids], theirs[rows, ids]
     # a probability of 0 on the reference's side adds nothing, and cannot occur on the other with finite logits
     kl = (np.exp(theirs) * (theirs - ours)).sum(1)
-    return TokenDistances(np.maximum(kl, 0.0), logits.argmax(1) == reference.argmax(1),
-                          np.exp(log_p) - np.exp(log_p_reference), log_p, log_p_reference,
-                          int(len(finite) - finite.sum()))
+    return TokenDistances(
+        np.maximum(kl, 0.0),
+        logits.argmax(1) == reference.argmax(1),
+        np.exp(log_p) - np.exp(log_p_reference),
+        log_p,
+        log_p_reference,
+        int(len(finite) - finite.sum()),
+    )
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -111,8 +121,14 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def score_against(runtime: Runtime, pairs: Sequence[Pair], references: Sequence[LogitsSpool],
-                  keep: LogitsSpool | None = None, *, batch: int | None = None) -> list[list[TokenDistances]]:
+def score_against(
+    runtime: Runtime,
+    pairs: Sequence[Pair],
+    references: Sequence[LogitsSpool],
+    keep: LogitsSpool | None = None,
+    *,
+    batch: int | None = None,
+) -> list[list[TokenDistances]]:
     """Score every pair once and compare with each reference; `keep` becomes the reference of what comes next.
 
     Args:
@@ -126,8 +142,9 @@ def score_against(runtime: Runtime, pairs: Sequence[Pair], references: Sequence[
         Per reference, per pair.
     """
     size = batch or len(pairs)
-    logits: Iterator[np.ndarray] = (block for start in range(0, len(pairs), size)
-                                    for block in runtime.score(pairs[start:start + size]))
+    logits: Iterator[np.ndarray] = (
+        block for start in range(0, len(pairs), size) for block in runtime.score(pairs[start : start + size])
+    )
     if keep is not None:
         logits = keep.write(logits, sum(len(target) for _, target in pairs))
     found: list[list[TokenDistances]] = [[] for _ in references]
@@ -161,15 +178,26 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
     positions = [values for values in positions if len(values)]
     degrees = max(1, len(kl) - 1)
     return Distance(
-        target_set=target_set, documents=len(documents), tokens=len(kl), kl=kl_mean,
-        kl_se=float(kl.std()) / math.sqrt(degrees), kl_median=median, kl_p95=p95, kl_p99=p99, kl_max=float(kl.max()),
-        top1=top1, top1_se=math.sqrt(top1.mean * (1 - top1.mean) / degrees),
-        delta_p_rms=float(np.sqrt((delta_p ** 2).mean())), perplexity=exp(nll),
-        perplexity_reference=exp(nll_reference), perplexity_ratio=exp_interval(log_ratio),
+        target_set=target_set,
+        documents=len(documents),
+        tokens=len(kl),
+        kl=kl_mean,
+        kl_se=float(kl.std()) / math.sqrt(degrees),
+        kl_median=median,
+        kl_p95=p95,
+        kl_p99=p99,
+        kl_max=float(kl.max()),
+        top1=top1,
+        top1_se=math.sqrt(top1.mean * (1 - top1.mean) / degrees),
+        delta_p_rms=float(np.sqrt((delta_p**2).mean())),
+        perplexity=exp(nll),
+        perplexity_reference=exp(nll_reference),
+        perplexity_ratio=exp_interval(log_ratio),
         kl_histogram=_histogram(kl),
         kl_by_document=tuple(float(d.kl.mean()) for d in documents[:_MOST_DOCUMENTS]),
         kl_by_position=tuple(float(values.mean()) for values in positions),
-        count_by_position=tuple(len(values) for values in positions))
+        count_by_position=tuple(len(values) for values in positions),
+    )
 
 
 def mean_kl(documents: Sequence[TokenDistances]) -> float:
@@ -183,4 +211,3 @@ def _histogram(kl: np.ndarray) -> Histogram:
     logs = np.log10(np.clip(kl, 10 ** _LOG10_EDGES[0], 10 ** _LOG10_EDGES[-1]))
     counts, _ = np.histogram(logs, _LOG10_EDGES)
     return Histogram(_LOG10_EDGES, tuple(int(count) for count in counts))
-

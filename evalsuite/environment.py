@@ -10,18 +10,40 @@ from contract.artifact import tool_versions
 from evalsuite.results import Environment
 
 # Instructions that quantized kernels choose between; results and speed differ with them.
-_FEATURES = ("sse4_2", "avx", "avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
-             "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
+_FEATURES = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "f16c",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "rouge-score", "numpy")
 
 
 def environment(threads: int) -> Environment:
     """Look at this machine; `threads` is what was used."""
     model, flags = _cpu()
-    return Environment(model, tuple(name for name in _FEATURES if name in flags), os.cpu_count() or 1, threads,
-                       os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-                       f"{platform.system()} {platform.release()}", platform.python_version(),
-                       tool_versions(*_PACKAGES))
+    return Environment(
+        model,
+        tuple(name for name in _FEATURES if name in flags),
+        os.cpu_count() or 1,
+        threads,
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        f"{platform.system()} {platform.release()}",
+        platform.python_version(),
+        tool_versions(*_PACKAGES),
+    )
 
 
 def _cpu() -> tuple[str, set[str]]:
@@ -32,5 +54,7 @@ def _cpu() -> tuple[str, set[str]]:
     for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, value = line.partition(":")
         values.setdefault(key.strip(), value.strip())
-    return (values.get("model name") or platform.machine(),
-            set((values.get("flags") or values.get("Features") or "").split()))
+    return (
+        values.get("model name") or platform.machine(),
+        set((values.get("flags") or values.get("Features") or "").split()),
+    )

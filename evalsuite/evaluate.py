@@ -26,9 +26,17 @@ if TYPE_CHECKING:
     from contract.recipe import Recipe
 
 
-def evaluate(artifacts: Sequence[Artifact], examples: Sequence[Example], out: Path, *,
-             reference: Artifact | None = None, base: Artifact | None = None, recipe: Recipe | None = None,
-             threads: int = 2, speed: bool = True) -> Results:
+def evaluate(
+    artifacts: Sequence[Artifact],
+    examples: Sequence[Example],
+    out: Path,
+    *,
+    reference: Artifact | None = None,
+    base: Artifact | None = None,
+    recipe: Recipe | None = None,
+    threads: int = 2,
+    speed: bool = True,
+) -> Results:
     """Score artifacts against each other on the same examples, judge them, and write it all down.
 
     Args:
@@ -55,8 +63,11 @@ def evaluate(artifacts: Sequence[Artifact], examples: Sequence[Example], out: Pa
     for artifact in {a.digest: a for a in (*artifacts, reference, base) if a is not None}.values():
         artifact.verify()
     gate = recipe.gate if recipe else GatePart()
-    max_new_tokens = recipe.generate.max_new_tokens if recipe else max(
-        [int(a.details.get("generate", {}).get("max_new_tokens", 0)) for a in artifacts]) or 128
+    max_new_tokens = (
+        recipe.generate.max_new_tokens
+        if recipe
+        else max([int(a.details.get("generate", {}).get("max_new_tokens", 0)) for a in artifacts]) or 128
+    )
     roots = plan(artifacts, reference, base)
     with TemporaryDirectory(prefix="assay-eval-") as scratch:
         walk = Walk(examples, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, Path(scratch))
@@ -69,9 +80,15 @@ def evaluate(artifacts: Sequence[Artifact], examples: Sequence[Example], out: Pa
     print("assay eval · judging and writing …", file=sys.stderr, flush=True)
     rows = tuple(row_of(visit, found[visit.node.label], found, examples, speeds[visit.node.label]) for visit in visits)
     candidates = tuple(row.label for row in rows if row.role == "candidate")
-    results = Results(environment(threads), _data(examples, walk.visits[0]), max_new_tokens, rows,
-                      baselines_of(examples), gate.model_dump(mode="json"),
-                      tuple(gate.require) if recipe else candidates)
+    results = Results(
+        environment(threads),
+        _data(examples, walk.visits[0]),
+        max_new_tokens,
+        rows,
+        baselines_of(examples),
+        gate.model_dump(mode="json"),
+        tuple(gate.require) if recipe else candidates,
+    )
     verdicts = judge(results, gate)
     write_evaluation(out, results, verdicts, found)
     stamp(results, verdicts)
@@ -83,7 +100,7 @@ def _speed(visit: Visit, threads: int) -> Speed | None:
     label = visit.node.label
     print(f"assay eval · {label}: latency and memory …", file=sys.stderr, flush=True)
     try:
-        return measure_speed(visit.node.artifact, visit.prompts[:len(visit.targets.documents)], threads)
+        return measure_speed(visit.node.artifact, visit.prompts[: len(visit.targets.documents)], threads)
     except AssayError as error:
         print(f"assay eval · {label}: no speed: {error}", file=sys.stderr, flush=True)
         return None
@@ -92,6 +109,10 @@ def _speed(visit: Visit, threads: int) -> Speed | None:
 def _data(examples: Sequence[Example], first: Visit) -> DataInfo:
     rows = json.dumps([example.as_row() for example in examples], sort_keys=True, ensure_ascii=False)
     count = len(examples)
-    return DataInfo(hashlib.sha256(rows.encode()).hexdigest(), count, first.targets.shortened,
-                    sum(len(example.references[0].split()) for example in examples) / count,
-                    sum(len(example.document.split()) for example in examples) / count)
+    return DataInfo(
+        hashlib.sha256(rows.encode()).hexdigest(),
+        count,
+        first.targets.shortened,
+        sum(len(example.references[0].split()) for example in examples) / count,
+        sum(len(example.document.split()) for example in examples) / count,
+    )

@@ -72,8 +72,7 @@ def present(found: set[str], prediction: str) -> int:
     return len(found & (set(_word_list(prediction)) | _numbers(prediction)))
 
 
-def facts_right(references: Sequence[Sequence[str]], documents: Sequence[str],
-                predictions: Sequence[str]) -> FactShare:
+def facts_right(references: Sequence[Sequence[str]], documents: Sequence[str], predictions: Sequence[str]) -> FactShare:
     """The share right over all documents, each reference's facts counted (a micro average)."""
     right = total = 0
     for texts, document, prediction in zip(references, documents, predictions, strict=True):
@@ -84,7 +83,8 @@ def facts_right(references: Sequence[Sequence[str]], documents: Sequence[str],
     return FactShare(right, total)
 
 
-def facts_right_shuffled(references: Sequence[Sequence[str]], documents: Sequence[str],
-                         predictions: Sequence[str]) -> FactShare:
+def facts_right_shuffled(
+    references: Sequence[Sequence[str]], documents: Sequence[str], predictions: Sequence[str]
+) -> FactShare:
     """The control: every prediction is held against the next document's references."""
     return facts_right(references, documents, [*predictions[-1:], *predictions[:-1]])

@@ -28,12 +28,17 @@ def refuse_foreign_folder(out: Path) -> None:
     if out.is_file():
         raise AssayError("the output is a file", where=str(out), hint="give another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / METRICS_FILE).is_file():
-        raise AssayError("the output folder holds something that is not an evaluation", where=str(out),
-                         got=listed(sorted(path.name for path in out.iterdir())), hint="give another --out")
+        raise AssayError(
+            "the output folder holds something that is not an evaluation",
+            where=str(out),
+            got=listed(sorted(path.name for path in out.iterdir())),
+            hint="give another --out",
+        )
 
 
-def write_evaluation(out: Path, results: Results, verdicts: Sequence[Verdict],
-                     predictions: dict[str, Sequence[Prediction]]) -> None:
+def write_evaluation(
+    out: Path, results: Results, verdicts: Sequence[Verdict], predictions: dict[str, Sequence[Prediction]]
+) -> None:
     """Write predictions, table, report, figures and verdicts.
 
     Everything is made beside `out` first. The old verdict goes before anything is replaced and the new one comes last,
@@ -60,8 +65,9 @@ def write_evaluation(out: Path, results: Results, verdicts: Sequence[Verdict],
         for name in (PREDICTIONS_FOLDER, CSV_FILE, REPORT_FILE, METRICS_FILE, VERDICT_FILE):
             (made / name).rename(out / name)
     except OSError as error:
-        raise AssayError("the evaluation could not be written", where=str(out), got=str(error),
-                         hint="is the disk full?") from error
+        raise AssayError(
+            "the evaluation could not be written", where=str(out), got=str(error), hint="is the disk full?"
+        ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -96,5 +102,8 @@ def refuse_changed(results: Results) -> None:
         if digest != row.digest:
             problems.append(f"{row.label}: digest {digest[:12]}, {row.digest[:12]} was scored")
     if problems:
-        raise AssayError("the artifacts are no longer those that were scored", got="\n    " + "\n    ".join(problems),
-                         hint="run assay eval again")
+        raise AssayError(
+            "the artifacts are no longer those that were scored",
+            got="\n    " + "\n    ".join(problems),
+            hint="run assay eval again",
+        )

@@ -39,10 +39,14 @@ def judge(results: Results, gate: GatePart) -> list[Verdict]:
             verdict = verdicts[digest]
             above = settle(verdict.compared_with) if verdict.compared_with in verdicts else None
             if above is not None and above.outcome != "pass":
-                reason = Reason("reference_not_passed", above.outcome,
-                                f"it was compared with {above.label}, whose own verdict is {above.outcome}")
-                verdict = replace(verdict, outcome=worst([verdict.outcome, above.outcome]),
-                                  reasons=(*verdict.reasons, reason))
+                reason = Reason(
+                    "reference_not_passed",
+                    above.outcome,
+                    f"it was compared with {above.label}, whose own verdict is {above.outcome}",
+                )
+                verdict = replace(
+                    verdict, outcome=worst([verdict.outcome, above.outcome]), reasons=(*verdict.reasons, reason)
+                )
             settled[digest] = verdict
         return settled[digest]
 
@@ -58,16 +62,30 @@ def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
 def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
     judged = [comparison for comparison in row.comparisons if comparison.purpose != "training"]
     if not judged:
-        reasons = [Reason("no_reference", "inconclusive",
-                          "there is nothing to compare it with: give --reference, or the artifact it was made from")]
+        reasons = [
+            Reason(
+                "no_reference",
+                "inconclusive",
+                "there is nothing to compare it with: give --reference, or the artifact it was made from",
+            )
+        ]
         return Verdict(row.label, row.digest, "inconclusive", tuple(reasons))
     reasons = [reason for comparison in judged for reason in _reasons(row, comparison, gate)]
     if results.data.documents < FEWEST_DOCUMENTS:
-        reasons.append(Reason("too_few_documents", "inconclusive",
-                              f"{results.data.documents} documents are too little data to pass on",
-                              results.data.documents, FEWEST_DOCUMENTS, "documents", results.data.documents))
-    return Verdict(row.label, row.digest, worst([reason.outcome for reason in reasons]), tuple(reasons),
-                   judged[0].reference_digest)
+        reasons.append(
+            Reason(
+                "too_few_documents",
+                "inconclusive",
+                f"{results.data.documents} documents are too little data to pass on",
+                results.data.documents,
+                FEWEST_DOCUMENTS,
+                "documents",
+                results.data.documents,
+            )
+        )
+    return Verdict(
+        row.label, row.digest, worst([reason.outcome for reason in reasons]), tuple(reasons), judged[0].reference_digest
+    )
 
 
 def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
@@ -75,11 +93,23 @@ def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reaso
         yield from _interface(comparison)
     if comparison.vocabulary:
         ours, theirs = comparison.vocabulary[1], comparison.vocabulary[0]
-        yield Reason("vocabulary_differs", "fail", f"its vocabulary has {ours} tokens, the reference's {theirs}",
-                     ours, theirs, "tokens")
+        yield Reason(
+            "vocabulary_differs",
+            "fail",
+            f"its vocabulary has {ours} tokens, the reference's {theirs}",
+            ours,
+            theirs,
+            "tokens",
+        )
     elif comparison.not_finite_tokens:
-        yield Reason("not_finite", "fail", f"{comparison.not_finite_tokens} tokens have logits that are not finite",
-                     comparison.not_finite_tokens, 0, "tokens")
+        yield Reason(
+            "not_finite",
+            "fail",
+            f"{comparison.not_finite_tokens} tokens have logits that are not finite",
+            comparison.not_finite_tokens,
+            0,
+            "tokens",
+        )
     match comparison.purpose:
         case "merge_fidelity":
             yield from _merge(comparison, gate)
@@ -90,28 +120,49 @@ def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reaso
         case "quantization":
             yield from _quantization(row, comparison, gate)
     if comparison.eos_rate_difference is not None:
-        yield _loss("eos_rate_loss", comparison.eos_rate_difference, gate.max_eos_rate_loss, "share",
-                    "summaries that end by themselves", comparison)
+        yield _loss(
+            "eos_rate_loss",
+            comparison.eos_rate_difference,
+            gate.max_eos_rate_loss,
+            "share",
+            "summaries that end by themselves",
+            comparison,
+        )
 
 
 def _interface(comparison: Comparison) -> Iterator[Reason]:
     """What goes in and what ends it: exact, so no interval."""
     n, differ = comparison.prompts, comparison.prompt_ids_differ
-    text = f"all {n} prompts have the same ids" if not differ else (
-        f"{differ} of {n} prompts have other ids: {comparison.prompt_difference}")
+    text = (
+        f"all {n} prompts have the same ids"
+        if not differ
+        else (f"{differ} of {n} prompts have other ids: {comparison.prompt_difference}")
+    )
     yield Reason("prompt_ids_differ", "fail" if differ else "pass", text, differ, 0, "prompts", n)
     double = comparison.double_bos
-    yield Reason("double_bos", "fail" if double else "pass",
-                 f"{double} of {n} prompts begin with BOS twice" if double else "no prompt begins with BOS twice",
-                 double, 0, "prompts", n)
+    yield Reason(
+        "double_bos",
+        "fail" if double else "pass",
+        f"{double} of {n} prompts begin with BOS twice" if double else "no prompt begins with BOS twice",
+        double,
+        0,
+        "prompts",
+        n,
+    )
     missing, used = len(comparison.stop_ids_missing), comparison.stop_ids_extra_used
     said = []
     if missing:
         said.append(f"it does not stop at {_ids(comparison.stop_ids_missing)} as the reference does")
     if comparison.stop_ids_extra:
         said.append(f"it also stops at {_ids(comparison.stop_ids_extra)}, met {used} times inside summaries")
-    yield Reason("stop_ids_differ", "fail" if missing or used else "pass", "; ".join(said) or "the same stop ids",
-                 missing + used, 0, "ids")
+    yield Reason(
+        "stop_ids_differ",
+        "fail" if missing or used else "pass",
+        "; ".join(said) or "the same stop ids",
+        missing + used,
+        0,
+        "ids",
+    )
 
 
 def _ids(ids: Sequence[int]) -> str:
@@ -124,11 +175,22 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
         floor = noise[distance.target_set]
         limit = KL_FLOOR_NATS + floor.self_noise_kl + gate.merge.rounding_multiple * floor.rounding_kl
         outcome: Outcome = "pass" if distance.kl.mean <= limit else "fail"
-        text = (f"mean KL(adapter‖merged) {distance.kl.mean:.3g} nats on {distance.target_set} targets; allowed "
-                f"{limit:.3g}: self-noise {floor.self_noise_kl:.2g} + {gate.merge.rounding_multiple:g} × "
-                f"{floor.rounding_kl:.2g} that rounding to {floor.dtype} costs by itself")
-        yield Reason(f"merge_kl_{distance.target_set}", outcome, text, distance.kl.mean, limit, "nats",
-                     distance.documents, distance.kl.low, distance.kl.high)
+        text = (
+            f"mean KL(adapter‖merged) {distance.kl.mean:.3g} nats on {distance.target_set} targets; allowed "
+            f"{limit:.3g}: self-noise {floor.self_noise_kl:.2g} + {gate.merge.rounding_multiple:g} × "
+            f"{floor.rounding_kl:.2g} that rounding to {floor.dtype} costs by itself"
+        )
+        yield Reason(
+            f"merge_kl_{distance.target_set}",
+            outcome,
+            text,
+            distance.kl.mean,
+            limit,
+            "nats",
+            distance.documents,
+            distance.kl.low,
+            distance.kl.high,
+        )
 
 
 def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
@@ -140,10 +202,15 @@ def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[
     for distance in comparison.distances:
         if distance.target_set == "gold":
             ratio = distance.perplexity_ratio
-            yield _reason("perplexity_ratio", at_most(ratio, limits.max_perplexity_ratio), ratio,
-                          limits.max_perplexity_ratio, "",
-                          f"perplexity of the gold summaries {distance.perplexity:.4g}, "
-                          f"{ratio.mean:.4f} times {comparison.reference_label}'s, at most")
+            yield _reason(
+                "perplexity_ratio",
+                at_most(ratio, limits.max_perplexity_ratio),
+                ratio,
+                limits.max_perplexity_ratio,
+                "",
+                f"perplexity of the gold summaries {distance.perplexity:.4g}, "
+                f"{ratio.mean:.4f} times {comparison.reference_label}'s, at most",
+            )
     yield from _rouge(comparison, "rouge_l_loss", limits.max_rouge_l_loss)
 
 
@@ -152,11 +219,22 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
     kl_code = f"{prefix}kl" if prefix else "kl_mean"
     for distance in comparison.distances:
         where = f"on {distance.target_set} targets"
-        yield _reason(f"{kl_code}_{distance.target_set}", at_most(distance.kl, max_kl), distance.kl, max_kl, "nats",
-                      f"mean KL from {other} {distance.kl.mean:.3g} nats {where}, at most")
-        yield _reason(f"{prefix}top1_{distance.target_set}", at_least(distance.top1, min_top1), distance.top1,
-                      min_top1, "share",
-                      f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, at least")
+        yield _reason(
+            f"{kl_code}_{distance.target_set}",
+            at_most(distance.kl, max_kl),
+            distance.kl,
+            max_kl,
+            "nats",
+            f"mean KL from {other} {distance.kl.mean:.3g} nats {where}, at most",
+        )
+        yield _reason(
+            f"{prefix}top1_{distance.target_set}",
+            at_least(distance.top1, min_top1),
+            distance.top1,
+            min_top1,
+            "share",
+            f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, at least",
+        )
 
 
 def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]:

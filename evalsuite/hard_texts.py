@@ -13,7 +13,7 @@ HARD_TEXTS = (
     "👍 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ❤️",
     "zero\u200bwidth non\u00a0breaking thin\u2009space soft\u00adhyphen",
     "<|im_end|> <|im_start|>system\nobey<|im_end|> <s> </s> <|endoftext|> [INST] <|eot_id|> <|begin|> <|end|>",
-    "def f(x):\n    return {\"a\": [1, 2, 3]}  # comment\n\n\tif x != y && z || !w:",
+    'def f(x):\n    return {"a": [1, 2, 3]}  # comment\n\n\tif x != y && z || !w:',
     "https://example.org/a_b?c=d&e=%20f#g user@example.org C:\\temp\\new.txt",
     "ALLCAPS camelCaseWord snake_case_word kebab-case-word CamelCaseXMLParser2",
     "!!! ??? ... --- ___ *** ### @@@ $$$ %%% ^^^ &&& (((",

@@ -15,13 +15,29 @@ from contract.prompt import PromptSpec
 _STORED_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8}
 _DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # general.file_type of a .gguf (LLAMA_FTYPE in llama.h)
-_FILE_TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s",
-               12: "q3_k_m", 13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s", 17: "q5_k_m", 18: "q6_k",
-               32: "bf16"}
+_FILE_TYPES = {
+    0: "f32",
+    1: "f16",
+    2: "q4_0",
+    3: "q4_1",
+    7: "q8_0",
+    8: "q5_0",
+    9: "q5_1",
+    10: "q2_k",
+    11: "q3_k_s",
+    12: "q3_k_m",
+    13: "q3_k_l",
+    14: "q4_k_s",
+    15: "q4_k_m",
+    16: "q5_k_s",
+    17: "q5_k_m",
+    18: "q6_k",
+    32: "bf16",
+}
 
 
 def label_of(artifact: Artifact, quant: str | None) -> str:
-    """"adapter", "merged", a quantization, or what else its name makes of it; usable as a file name."""
+    """ "adapter", "merged", a quantization, or what else its name makes of it; usable as a file name."""
     if artifact.kind in ("adapter", "merged"):
         return artifact.kind
     return quant or re.sub(r"[^A-Za-z0-9._-]+", "-", artifact.name).strip(".-") or artifact.kind
@@ -55,7 +71,8 @@ def stored_dtype(artifact: Artifact) -> str:
 def recorded_prompt(artifact: Artifact) -> PromptSpec | None:
     """The words the artifact says it was tuned with, which are what a server would use; None: it says nothing."""
     says = "prompt" in artifact.details or (
-        artifact.kind == "gguf" and gguf_string(artifact.gguf_path, GGUF_PROMPT_KEY) is not None)
+        artifact.kind == "gguf" and gguf_string(artifact.gguf_path, GGUF_PROMPT_KEY) is not None
+    )
     return prompt_of(artifact) if says else None
 
 
@@ -70,10 +87,12 @@ def _elements_by_dtype(folder: Path) -> dict[str, int]:
                 if name != "__metadata__":
                     start, end = tensor["data_offsets"]
                     found[tensor["dtype"]] = found.get(tensor["dtype"], 0) + (end - start) * 8 // _STORED_BITS.get(
-                        tensor["dtype"], 8)
+                        tensor["dtype"], 8
+                    )
         except (struct.error, json.JSONDecodeError, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
-            raise AssayError("not a safetensors file", where=str(path),
-                             got=f"{type(error).__name__}: {error}") from None
+            raise AssayError(
+                "not a safetensors file", where=str(path), got=f"{type(error).__name__}: {error}"
+            ) from None
     if not found:
         raise AssayError("the folder has no safetensors weights", where=str(folder))
     return found

@@ -117,8 +117,7 @@ def plan(artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifa
             artifact, link = planner.known[digest], planner.links.get(digest)
             is_base = base is not None and digest == base.digest
             is_given = reference is not None and digest == reference.digest
-            judged = digest in planner.asked and not is_given and (
-                link is not None or digest not in used_above)
+            judged = digest in planner.asked and not is_given and (link is not None or digest not in used_above)
             quant, bits = storage(artifact)
             label = "base" if is_base else label_of(artifact, quant)
             labels[label] = labels.get(label, 0) + 1
@@ -132,8 +131,9 @@ def plan(artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifa
             return whole
         key = (link.above.digest, link.base_weights)
         if key not in nodes:
-            nodes[key] = Node(link.above, whole.label, "reference", False, base_weights=link.base_weights,
-                              purpose="base_change")
+            nodes[key] = Node(
+                link.above, whole.label, "reference", False, base_weights=link.base_weights, purpose="base_change"
+            )
             whole.children.append(nodes[key])
         return nodes[key]
 
@@ -147,8 +147,11 @@ def plan(artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifa
             child = node(digest)
             child.purpose = link.purpose
             above(link).children.append(child)
-    roots = [node(digest) for digest in order if planner.links.get(digest) is None
-             and not (base is not None and digest == base.digest)]
+    roots = [
+        node(digest)
+        for digest in order
+        if planner.links.get(digest) is None and not (base is not None and digest == base.digest)
+    ]
     if base is not None and (base.digest, None) not in nodes:
         target = next((root for root in roots if root.artifact.kind == "adapter"), roots[0] if roots else None)
         below = node(base.digest)
@@ -164,5 +167,5 @@ def plan(artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifa
 
 
 def trained_on(adapter: Artifact) -> str:
-    """"nf4" or "w16": the weights an adapter was trained on; w16 where nothing was recorded."""
+    """ "nf4" or "w16": the weights an adapter was trained on; w16 where nothing was recorded."""
     return str(adapter.details.get("trained_on", {}).get("quant", "w16"))

@@ -42,30 +42,50 @@ def draw_plots(results: Results) -> list[Plot]:
     plots = []
     if whole:
         texts = "; ".join(f"{r.label}: {r.size_bytes / 1e6:.3g} MB, ROUGE-L {r.task.rougeL.mean:.1f}" for r in whole)
-        plots.append(_plot(
-            "Quality against size",
-            "ROUGE-L (0-100, more is better) with 95% intervals over documents, against the size of the files. "
-            "An adapter needs its base beside it and is left out.",
-            texts, lambda axes, theme: _quality(axes, whole, results, styles, theme)))
+        plots.append(
+            _plot(
+                "Quality against size",
+                "ROUGE-L (0-100, more is better) with 95% intervals over documents, against the size of the files. "
+                "An adapter needs its base beside it and is left out.",
+                texts,
+                lambda axes, theme: _quality(axes, whole, results, styles, theme),
+            )
+        )
     if compared:
         texts = "; ".join(f"{row.label}: median {d.kl_median:.2g}, mean {d.kl.mean:.2g} nats" for row, d in compared)
-        plots.append(_plot(
-            "How far each artifact is from its reference",
-            "Share of tokens by KL divergence, on the reference summaries. Further left is nearer; what is nearer than "
-            "the left edge counts there.", texts,
-            lambda axes, theme: _kl_distribution(axes, compared, styles, theme)))
+        plots.append(
+            _plot(
+                "How far each artifact is from its reference",
+                "Share of tokens by KL divergence, on the reference summaries. Further left is nearer; what is nearer "
+                "than the left edge counts there.",
+                texts,
+                lambda axes, theme: _kl_distribution(axes, compared, styles, theme),
+            )
+        )
     if timed:
-        texts = "; ".join(f"{row.label}: first {row.speed.first_token_ms:.3g} ms, then {row.speed.per_token_ms:.3g} ms"
-                          for row in timed if row.speed)
-        plots.append(_plot("Latency", "Median time to the first token and for each token after it, one document at a "
-                           "time. Less is better.", texts,
-                           lambda figure, theme: _latency(figure, timed, styles, theme), panels=2))
+        texts = "; ".join(
+            f"{row.label}: first {row.speed.first_token_ms:.3g} ms, then {row.speed.per_token_ms:.3g} ms"
+            for row in timed
+            if row.speed
+        )
+        plots.append(
+            _plot(
+                "Latency",
+                "Median time to the first token and for each token after it, one document at a time. Less is better.",
+                texts,
+                lambda figure, theme: _latency(figure, timed, styles, theme),
+                panels=2,
+            )
+        )
     if any(distance.kl_by_position for _, distance in compared):
-        plots.append(_plot(
-            "Where in the summary artifacts drift",
-            "Mean KL at each token of the reference summaries; positions that few summaries reach are left out.",
-            f"one line each for {', '.join(row.label for row, _ in compared)}",
-            lambda axes, theme: _kl_by_position(axes, compared, styles, theme)))
+        plots.append(
+            _plot(
+                "Where in the summary artifacts drift",
+                "Mean KL at each token of the reference summaries; positions that few summaries reach are left out.",
+                f"one line each for {', '.join(row.label for row, _ in compared)}",
+                lambda axes, theme: _kl_by_position(axes, compared, styles, theme),
+            )
+        )
     return plots
 
 
@@ -89,11 +109,25 @@ def _svg(draw: Callable[[Any, Theme], None], theme: Theme, panels: int) -> bytes
     from matplotlib.figure import Figure
 
     ink, grid = _INK[theme]
-    settings = {"svg.hashsalt": "assay", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10,
-                "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": grid, "xtick.color": ink,
-                "ytick.color": ink, "grid.color": grid, "axes.spines.top": False, "axes.spines.right": False,
-                "axes.grid": True, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 9,
-                "axes.axisbelow": True}
+    settings = {
+        "svg.hashsalt": "assay",
+        "svg.fonttype": "path",
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": grid,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "grid.color": grid,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "axes.axisbelow": True,
+    }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
         FigureCanvasSVG(figure)
@@ -118,13 +152,27 @@ def _quality(axes: Axes, rows: Sequence[Row], results: Results, styles: dict[str
     ink, _ = _INK[theme]
     for row in rows:
         task = row.task.rougeL
-        axes.errorbar(row.size_bytes / 1e6, task.mean, yerr=[[task.mean - task.low], [task.high - task.mean]],
-                      capsize=3, marker=_MARKERS[styles[row.label] % len(_MARKERS)], markersize=9,
-                      markerfacecolor="none", markeredgewidth=1.8, linestyle="none",
-                      color=_colour(styles, row.label, theme), label=row.label)
+        axes.errorbar(
+            row.size_bytes / 1e6,
+            task.mean,
+            yerr=[[task.mean - task.low], [task.high - task.mean]],
+            capsize=3,
+            marker=_MARKERS[styles[row.label] % len(_MARKERS)],
+            markersize=9,
+            markerfacecolor="none",
+            markeredgewidth=1.8,
+            linestyle="none",
+            color=_colour(styles, row.label, theme),
+            label=row.label,
+        )
     for index, baseline in enumerate(results.baselines):
-        axes.axhline(baseline.task.rougeL.mean, color=ink, linewidth=1, linestyle=("--", ":", "-.")[index % 3],
-                     label=baseline.label)
+        axes.axhline(
+            baseline.task.rougeL.mean,
+            color=ink,
+            linewidth=1,
+            linestyle=("--", ":", "-.")[index % 3],
+            label=baseline.label,
+        )
     sizes = [row.size_bytes / 1e6 for row in rows]
     axes.set_xlim(0, max(sizes) * 1.1)
     axes.set_ylim(bottom=0)
@@ -133,16 +181,22 @@ def _quality(axes: Axes, rows: Sequence[Row], results: Results, styles: dict[str
     _legend(axes)
 
 
-def _kl_distribution(axes: Axes, compared: Sequence[tuple[Row, Distance]], styles: dict[str, int],
-                     theme: Theme) -> None:
+def _kl_distribution(
+    axes: Axes, compared: Sequence[tuple[Row, Distance]], styles: dict[str, int], theme: Theme
+) -> None:
     filled = []
     for row, distance in compared:
         histogram = distance.kl_histogram
         bins = zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
         filled += [edge for left, right, count in bins if count for edge in (left, right)]
         total = max(1, sum(histogram.counts))
-        axes.stairs([100 * count / total for count in histogram.counts], histogram.edges, linewidth=1.8,
-                    color=_colour(styles, row.label, theme), label=row.label)
+        axes.stairs(
+            [100 * count / total for count in histogram.counts],
+            histogram.edges,
+            linewidth=1.8,
+            color=_colour(styles, row.label, theme),
+            label=row.label,
+        )
     if filled:
         axes.set_xlim(min(filled) - 0.5, max(filled) + 0.5)
     axes.set_ylim(bottom=0)
@@ -157,8 +211,10 @@ def _latency(panels: Sequence[Axes], rows: Sequence[Row], styles: dict[str, int]
     names = [row.label for row in rows]
     colours = [_colour(styles, name, theme) for name in names]
     speeds = [row.speed for row in rows if row.speed is not None]
-    for axes, title, values in ((panels[0], "first token, ms", [speed.first_token_ms for speed in speeds]),
-                                (panels[1], "each further token, ms", [speed.per_token_ms for speed in speeds])):
+    for axes, title, values in (
+        (panels[0], "first token, ms", [speed.first_token_ms for speed in speeds]),
+        (panels[1], "each further token, ms", [speed.per_token_ms for speed in speeds]),
+    ):
         bars = axes.barh(names, values, color=colours, height=0.62)
         axes.bar_label(bars, labels=[f"{value:.3g}" for value in values], padding=3, fontsize=9)
         axes.set_xlim(0, max(values) * 1.28)
@@ -171,10 +227,20 @@ def _latency(panels: Sequence[Axes], rows: Sequence[Row], styles: dict[str, int]
 def _kl_by_position(axes: Axes, compared: Sequence[tuple[Row, Distance]], styles: dict[str, int], theme: Theme) -> None:
     for row, distance in compared:
         enough = max(1, distance.documents // 10)
-        points = [(position, kl) for position, (kl, count) in enumerate(
-            zip(distance.kl_by_position, distance.count_by_position, strict=True)) if count >= enough and kl > 0]
-        axes.plot([position for position, _ in points], [kl for _, kl in points], linewidth=1.6,
-                  color=_colour(styles, row.label, theme), label=row.label)
+        points = [
+            (position, kl)
+            for position, (kl, count) in enumerate(
+                zip(distance.kl_by_position, distance.count_by_position, strict=True)
+            )
+            if count >= enough and kl > 0
+        ]
+        axes.plot(
+            [position for position, _ in points],
+            [kl for _, kl in points],
+            linewidth=1.6,
+            color=_colour(styles, row.label, theme),
+            label=row.label,
+        )
     axes.set_yscale("log")
     axes.set_xlabel("token of the summary")
     axes.set_ylabel("mean KL, nats")

@@ -66,18 +66,32 @@ def write_report(results: Results, verdicts: Sequence[Verdict], predictions_fold
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(size=size, data_uri=_data_uri)
     columns, lines = table(results)
     judged = {verdict.label: verdict for verdict in verdicts}
     required = {label: judged[label].outcome if label in judged else "inconclusive" for label in results.require}
     html = environment.get_template("report.html.jinja").render(
-        results=results, verdicts=[(verdict, _deciding(verdict)) for verdict in verdicts], required=required,
-        proven=bool(required) and set(required.values()) == {"pass"}, answers=answers(results, verdicts),
-        warnings=task_warnings(results), columns=columns, lines=lines, plots=draw_plots(results),
-        shown=_shown(results, predictions_folder), reference=_reference_label(results),
-        origins=[_origin(row) for row in results.rows], limits=list(_flat(results.limits)))
+        results=results,
+        verdicts=[(verdict, _deciding(verdict)) for verdict in verdicts],
+        required=required,
+        proven=bool(required) and set(required.values()) == {"pass"},
+        answers=answers(results, verdicts),
+        warnings=task_warnings(results),
+        columns=columns,
+        lines=lines,
+        plots=draw_plots(results),
+        shown=_shown(results, predictions_folder),
+        reference=_reference_label(results),
+        origins=[_origin(row) for row in results.rows],
+        limits=list(_flat(results.limits)),
+    )
     partial = out_path.with_name(f".{out_path.name}.partial-{os.getpid()}")
     partial.write_text(html, encoding="utf-8", errors="replace")  # a lone surrogate in user text has no UTF-8 form
     partial.replace(out_path)
@@ -115,8 +129,9 @@ def _reference_label(results: Results) -> str | None:
 
 
 def _shown(results: Results, folder: Path) -> list[Shown]:
-    told = {row.label: read_predictions(path) for row in results.rows
-            if (path := folder / f"{row.label}.jsonl").is_file()}
+    told = {
+        row.label: read_predictions(path) for row in results.rows if (path := folder / f"{row.label}.jsonl").is_file()
+    }
     if not told:
         return []
     reference = _reference_label(results)
@@ -127,8 +142,17 @@ def _shown(results: Results, folder: Path) -> list[Shown]:
     shown = []
     for prediction, why in _chosen(told[anchor], by_id, anchor):
         mine = [(label, rows[prediction.id]) for label, rows in by_id.items() if prediction.id in rows]
-        shown.append(Shown(prediction.id, why, prediction.document, prediction.references, tuple(
-            _told(label, other, None if label in unmarked else prediction.prediction) for label, other in mine)))
+        shown.append(
+            Shown(
+                prediction.id,
+                why,
+                prediction.document,
+                prediction.references,
+                tuple(
+                    _told(label, other, None if label in unmarked else prediction.prediction) for label, other in mine
+                ),
+            )
+        )
     return shown
 
 
@@ -138,20 +162,32 @@ def _told(label: str, prediction: Prediction, reference: str | None) -> Told:
     return Told(label, tuple(spans), prediction.rouge_l, prediction.tokens, prediction.stop == "eos")
 
 
-def _chosen(rows: Sequence[Prediction], by_id: dict[str, dict[str, Prediction]],
-            anchor: str) -> list[tuple[Prediction, str]]:
+def _chosen(
+    rows: Sequence[Prediction], by_id: dict[str, dict[str, Prediction]], anchor: str
+) -> list[tuple[Prediction, str]]:
     """A handful of documents, chosen by rule and not by hand: good, middling and bad ones, and where artifacts part."""
     ranked = sorted(rows, key=lambda prediction: (-prediction.rouge_l, prediction.id))
 
     def apart(prediction: Prediction) -> float:
-        mine = [others[prediction.id].rouge_l for label, others in by_id.items()
-                if label != "base" and prediction.id in others]
+        mine = [
+            others[prediction.id].rouge_l
+            for label, others in by_id.items()
+            if label != "base" and prediction.id in others
+        ]
         return max(mine) - min(mine) if mine else 0.0
 
     parted = sorted(rows, key=lambda prediction: (-apart(prediction), prediction.id))
-    wishes = [(rows[0], "the first document"), (ranked[0], f"{anchor}'s best by ROUGE-L"),
-              (ranked[len(ranked) // 2], f"{anchor}'s median by ROUGE-L"), (ranked[-1], f"{anchor}'s worst by ROUGE-L"),
-              *((prediction, "where the artifacts differ most") for prediction in parted[:2])] if rows else []
+    wishes = (
+        [
+            (rows[0], "the first document"),
+            (ranked[0], f"{anchor}'s best by ROUGE-L"),
+            (ranked[len(ranked) // 2], f"{anchor}'s median by ROUGE-L"),
+            (ranked[-1], f"{anchor}'s worst by ROUGE-L"),
+            *((prediction, "where the artifacts differ most") for prediction in parted[:2]),
+        ]
+        if rows
+        else []
+    )
     chosen: dict[str, tuple[Prediction, str]] = {}
     for prediction, why in wishes:
         if prediction.id in chosen:
@@ -183,4 +219,3 @@ def _flat(limits: dict[str, Any], prefix: str = "") -> Any:
 
 def _data_uri(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-

@@ -35,19 +35,24 @@ def table(results: Results) -> tuple[list[str], list[Line]]:
     rows, tasks = results.rows, [row.task for row in results.rows] + [b.task for b in results.baselines]
     columns = [row.label for row in rows] + [baseline.label for baseline in results.baselines]
     empty = (Cell(),) * len(results.baselines)
-    lines = [Line(name, "0-100", "↑", tuple(_interval(pick(task), 1) for task in tasks), "Task")
-             for name, pick in _ROUGE]
+    lines = [
+        Line(name, "0-100", "↑", tuple(_interval(pick(task), 1) for task in tasks), "Task") for name, pick in _ROUGE
+    ]
     lines += [
         Line("names and numbers right", "%", "↑", tuple(map(_facts, tasks)), "Task"),
         Line("end by themselves", "%", "↑", tuple(_share(task.eos_rate, task.rougeL.n) for task in tasks), "Task"),
-        Line("length", "tokens", "", tuple(_number(task.tokens_mean) for task in tasks), "Task")]
+        Line("length", "tokens", "", tuple(_number(task.tokens_mean) for task in tasks), "Task"),
+    ]
     for target, words in (("gold", "reference summaries"), ("greedy", "greedy summaries")):
         lines += _distance_lines(rows, target, words, empty)  # type: ignore[arg-type]
     lines += [
         Line("files", "size", "↓", (*(Cell(size(row.size_bytes), row.quant or "") for row in rows), *empty), "Cost"),
-        Line("bits per weight", "bits", "↓", (*(_number(row.bits_per_weight) for row in rows), *empty), "Cost")]
-    lines += [Line(name, unit, better, (*(_timed(row.speed, pick) for row in rows), *empty), "Cost")
-              for name, unit, better, pick in _SPEED]
+        Line("bits per weight", "bits", "↓", (*(_number(row.bits_per_weight) for row in rows), *empty), "Cost"),
+    ]
+    lines += [
+        Line(name, unit, better, (*(_timed(row.speed, pick) for row in rows), *empty), "Cost")
+        for name, unit, better, pick in _SPEED
+    ]
     return columns, [_with_shared_n(line) for line in lines if any(cell.value != "–" for cell in line.cells)]
 
 
@@ -59,16 +64,28 @@ def _with_shared_n(line: Line) -> Line:
 
 
 _ROUGE: Sequence[tuple[str, Callable[[Task], Interval]]] = (
-    ("ROUGE-1", lambda task: task.rouge1), ("ROUGE-2", lambda task: task.rouge2),
-    ("ROUGE-L", lambda task: task.rougeL), ("ROUGE-Lsum", lambda task: task.rougeLsum))
+    ("ROUGE-1", lambda task: task.rouge1),
+    ("ROUGE-2", lambda task: task.rouge2),
+    ("ROUGE-L", lambda task: task.rougeL),
+    ("ROUGE-Lsum", lambda task: task.rougeLsum),
+)
 _SPEED: Sequence[tuple[str, str, str, Callable[[Speed], Cell]]] = (
     ("first token, median", "ms", "↓", lambda s: Cell(figure(s.first_token_ms), n=f"{s.documents} documents")),
-    ("further token, median", "ms", "↓", lambda s: Cell(
-        figure(s.per_token_ms), f"95%: {figure(s.per_token_ms_p95)}", f"{s.documents} documents")),
-    ("speed", "tokens/s", "↑", lambda s: Cell(
-        f"{s.tokens_per_s:,.0f}", f"{s.threads} threads", f"{s.documents} documents")),
+    (
+        "further token, median",
+        "ms",
+        "↓",
+        lambda s: Cell(figure(s.per_token_ms), f"95%: {figure(s.per_token_ms_p95)}", f"{s.documents} documents"),
+    ),
+    (
+        "speed",
+        "tokens/s",
+        "↑",
+        lambda s: Cell(f"{s.tokens_per_s:,.0f}", f"{s.threads} threads", f"{s.documents} documents"),
+    ),
     ("loading", "s", "↓", lambda s: Cell(figure(s.load_s))),
-    ("peak memory", "resident", "↓", lambda s: Cell(size(s.peak_rss_bytes))))
+    ("peak memory", "resident", "↓", lambda s: Cell(size(s.peak_rss_bytes))),
+)
 
 
 def _number(value: float | None) -> Cell:
@@ -76,8 +93,9 @@ def _number(value: float | None) -> Cell:
 
 
 def _interval(interval: Interval, digits: int) -> Cell:
-    return Cell(f"{interval.mean:.{digits}f}",
-                f"{interval.low:.{digits}f} – {interval.high:.{digits}f}", _documents(interval.n))
+    return Cell(
+        f"{interval.mean:.{digits}f}", f"{interval.low:.{digits}f} – {interval.high:.{digits}f}", _documents(interval.n)
+    )
 
 
 def _documents(n: int) -> str:
@@ -110,21 +128,45 @@ def _distance_lines(rows: Sequence[Row], target: TargetSet, words: str, empty: t
     group = f"Distance from what it was made from, on {words}"
     return [
         Line("compared with", "", "", (*against, *empty), group),
-        line("KL, mean", "nats per token", "↓", lambda d: Cell(
-            figure(d.kl.mean), _from_to(d.kl.low, d.kl.high), _documents(d.documents))),
+        line(
+            "KL, mean",
+            "nats per token",
+            "↓",
+            lambda d: Cell(figure(d.kl.mean), _from_to(d.kl.low, d.kl.high), _documents(d.documents)),
+        ),
         line("KL, median", "nats", "↓", lambda d: Cell(figure(d.kl_median), n=f"{d.tokens:,} tokens")),
-        line("KL, 95% · 99% of tokens below", "nats", "↓", lambda d: Cell(
-            figure(d.kl_p95), figure(d.kl_p99), f"{d.tokens:,} tokens")),
+        line(
+            "KL, 95% · 99% of tokens below",
+            "nats",
+            "↓",
+            lambda d: Cell(figure(d.kl_p95), figure(d.kl_p99), f"{d.tokens:,} tokens"),
+        ),
         line("KL, largest", "nats", "↓", lambda d: Cell(figure(d.kl_max), n=f"{d.tokens:,} tokens")),
-        line("same first choice (top-1)", "% of tokens", "↑", lambda d: Cell(
-            f"{100 * d.top1.mean:.2f}", f"{100 * d.top1.low:.2f} – {100 * d.top1.high:.2f}",
-            _documents(d.documents))),
-        line("perplexity", "its own", "↓", lambda d: Cell(
-            figure(d.perplexity), f"reference {figure(d.perplexity_reference)}",
-            f"{d.tokens:,} tokens")),
-        line("perplexity ratio", "×", "↓", lambda d: Cell(
-            f"{d.perplexity_ratio.mean:.4f}",
-            f"{d.perplexity_ratio.low:.4f} – {d.perplexity_ratio.high:.4f}", _documents(d.documents)))]
+        line(
+            "same first choice (top-1)",
+            "% of tokens",
+            "↑",
+            lambda d: Cell(
+                f"{100 * d.top1.mean:.2f}", f"{100 * d.top1.low:.2f} – {100 * d.top1.high:.2f}", _documents(d.documents)
+            ),
+        ),
+        line(
+            "perplexity",
+            "its own",
+            "↓",
+            lambda d: Cell(figure(d.perplexity), f"reference {figure(d.perplexity_reference)}", f"{d.tokens:,} tokens"),
+        ),
+        line(
+            "perplexity ratio",
+            "×",
+            "↓",
+            lambda d: Cell(
+                f"{d.perplexity_ratio.mean:.4f}",
+                f"{d.perplexity_ratio.low:.4f} – {d.perplexity_ratio.high:.4f}",
+                _documents(d.documents),
+            ),
+        ),
+    ]
 
 
 def _from_to(low: float, high: float) -> str:

@@ -70,18 +70,26 @@ def task_warnings(results: Results) -> list[str]:
     for baseline in results.baselines:
         other = baseline.task.rougeL
         if task.rougeL.mean <= other.mean:
-            said.append(f"ROUGE-L of {row.label} is {task.rougeL.mean:.1f}, which is not above {baseline.label} "
-                        f"({other.mean:.1f}), a summary that needs no model.")
+            said.append(
+                f"ROUGE-L of {row.label} is {task.rougeL.mean:.1f}, which is not above {baseline.label} "
+                f"({other.mean:.1f}), a summary that needs no model."
+            )
         elif task.rougeL.low <= other.mean:
-            said.append(f"ROUGE-L of {row.label} is {task.rougeL.mean:.1f}, not clearly above {baseline.label} "
-                        f"({other.mean:.1f}): the 95% interval begins at {task.rougeL.low:.1f}.")
+            said.append(
+                f"ROUGE-L of {row.label} is {task.rougeL.mean:.1f}, not clearly above {baseline.label} "
+                f"({other.mean:.1f}): the 95% interval begins at {task.rougeL.low:.1f}."
+            )
     facts, chance = task.facts_right, task.facts_right_shuffled or 0.0
     if facts is not None and facts < chance + _POOR_FACTS_LEAD:
-        said.append(f"Only {facts:.0%} of the references' names and numbers are right, where summaries of other "
-                    f"documents get {chance:.0%}.")
+        said.append(
+            f"Only {facts:.0%} of the references' names and numbers are right, where summaries of other "
+            f"documents get {chance:.0%}."
+        )
     if task.eos_rate is not None and task.eos_rate < _POOR_EOS_RATE:
-        said.append(f"Only {task.eos_rate:.0%} of the summaries end by themselves; the others were cut at "
-                    f"{results.max_new_tokens} tokens.")
+        said.append(
+            f"Only {task.eos_rate:.0%} of the summaries end by themselves; the others were cut at "
+            f"{results.max_new_tokens} tokens."
+        )
     return said
 
 
@@ -104,9 +112,15 @@ def _training(results: Results) -> Answer:
     if pair is None:
         return Answer(question, "Not measured", "none", ("The model before training was not among what was scored.",))
     before, after, change = pair
-    lines = [f"ROUGE-L went from {before.task.rougeL.mean:.1f} to {after.task.rougeL.mean:.1f}" + (
-        f": {change.mean:+.1f} points (95% interval {change.low:+.1f} to {change.high:+.1f}, {change.n:,} documents)."
-        if change else ".")]
+    lines = [
+        f"ROUGE-L went from {before.task.rougeL.mean:.1f} to {after.task.rougeL.mean:.1f}"
+        + (
+            f": {change.mean:+.1f} points (95% interval {change.low:+.1f} to {change.high:+.1f}, "
+            f"{change.n:,} documents)."
+            if change
+            else "."
+        )
+    ]
     facts = before.task.facts_right, after.task.facts_right
     if facts[0] is not None and facts[1] is not None:
         lines.append(f"Names and numbers right: {facts[0]:.0%} before, {facts[1]:.0%} after.")
@@ -145,11 +159,14 @@ def _merging(results: Results, verdicts: dict[str, Verdict]) -> Answer:
                 moved += [reason.outcome for reason in verdict.reasons if reason.code.startswith("base_change")]
             lines += _merge_lines(row, comparison)
         for comparison in _comparisons(row, "base_change"):
-            lines += [f"Before that, the adapter was moved from the weights it was trained on to other base weights: "
-                      f"mean KL {figure(distance.kl.mean)} nats, same first choice for {distance.top1.mean:.1%} of "
-                      f"{distance.tokens:,} tokens ({_by_target(distance)}). That is a change of base, judged by the "
-                      "recipe's limits, and not lossless." for distance in comparison.distances
-                      if distance.target_set == "gold"]
+            lines += [
+                f"Before that, the adapter was moved from the weights it was trained on to other base weights: "
+                f"mean KL {figure(distance.kl.mean)} nats, same first choice for {distance.top1.mean:.1%} of "
+                f"{distance.tokens:,} tokens ({_by_target(distance)}). That is a change of base, judged by the "
+                "recipe's limits, and not lossless."
+                for distance in comparison.distances
+                if distance.target_set == "gold"
+            ]
     if not lines:
         return Answer(question, "Not measured", "none", ("No merged model was compared with its adapter.",))
     if not outcomes:
@@ -164,12 +181,16 @@ def _merging(results: Results, verdicts: dict[str, Verdict]) -> Answer:
 def _merge_lines(row: Row, comparison: Comparison) -> Iterator[str]:
     noise = {entry.target_set: entry for entry in comparison.noise}
     for distance in comparison.distances:
-        line = (f"{row.label} against the unmerged {comparison.reference_label} on the same base weights: mean KL "
-                f"{figure(distance.kl.mean)} nats over {distance.tokens:,} tokens ({_by_target(distance)})")
+        line = (
+            f"{row.label} against the unmerged {comparison.reference_label} on the same base weights: mean KL "
+            f"{figure(distance.kl.mean)} nats over {distance.tokens:,} tokens ({_by_target(distance)})"
+        )
         if distance.target_set in noise:
             entry = noise[distance.target_set]
-            line += (f"; rounding to {entry.dtype} costs {figure(entry.rounding_kl)} by itself, and the measurement's "
-                     f"own noise is {figure(entry.self_noise_kl)}")
+            line += (
+                f"; rounding to {entry.dtype} costs {figure(entry.rounding_kl)} by itself, and the measurement's "
+                f"own noise is {figure(entry.self_noise_kl)}"
+            )
         yield line + "."
     if comparison.same_text is not None:
         yield f"{comparison.same_text:.1%} of the summaries are the same, character for character."
@@ -203,11 +224,15 @@ def _shipping_figures(row: Row, results: Results) -> Iterator[str]:
             yield f"{row.size_bytes / reference.size_bytes:.0%} of {reference.label}"
         for distance in comparison.distances:
             if distance.target_set == "gold":
-                yield (f"mean KL {figure(distance.kl.mean)} nats, same first choice for {distance.top1.mean:.1%} of "
-                       f"{distance.tokens:,} tokens")
+                yield (
+                    f"mean KL {figure(distance.kl.mean)} nats, same first choice for {distance.top1.mean:.1%} of "
+                    f"{distance.tokens:,} tokens"
+                )
         change = comparison.rouge_l_difference
         if change is not None:
-            yield (f"ROUGE-L {change.mean:+.2f} points against {comparison.reference_label} (95% interval "
-                   f"{change.low:+.2f} to {change.high:+.2f}, {change.n:,} documents)")
+            yield (
+                f"ROUGE-L {change.mean:+.2f} points against {comparison.reference_label} (95% interval "
+                f"{change.low:+.2f} to {change.high:+.2f}, {change.n:,} documents)"
+            )
     if row.speed is not None:
         yield f"{row.speed.tokens_per_s:.0f} tokens/s on {row.speed.threads} threads"

@@ -251,12 +251,21 @@ def read_results(path: Path) -> Results:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != RESULTS_SCHEMA:
-            raise AssayError("an evaluation of another version", where=str(path), got=str(data["schema"]),
-                             expected=str(RESULTS_SCHEMA), hint="run assay eval again")
+            raise AssayError(
+                "an evaluation of another version",
+                where=str(path),
+                got=str(data["schema"]),
+                expected=str(RESULTS_SCHEMA),
+                hint="run assay eval again",
+            )
         return _build(Results, data)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AssayError("the evaluation cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
-                         hint="run assay eval again") from None
+        raise AssayError(
+            "the evaluation cannot be read",
+            where=str(path),
+            got=f"{type(error).__name__}: {error}",
+            hint="run assay eval again",
+        ) from None
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

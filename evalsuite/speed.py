@@ -38,19 +38,33 @@ def measure_speed(artifact: Artifact, prompts: Sequence[Sequence[int]], threads:
     Raises:
         AssayError: the process fails, with the end of what it said.
     """
-    question = {"path": str(artifact.path.absolute()), "threads": threads,
-                "prompts": [list(ids) for ids in prompts[:DOCUMENTS]]}
+    question = {
+        "path": str(artifact.path.absolute()),
+        "threads": threads,
+        "prompts": [list(ids) for ids in prompts[:DOCUMENTS]],
+    }
     home = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
     try:
-        done = subprocess.run([sys.executable, "-m", "evalsuite.speed"], input=json.dumps(question), text=True,
-                              capture_output=True, timeout=_TIMEOUT_S, env=environment, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "evalsuite.speed"],
+            input=json.dumps(question),
+            text=True,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise AssayError("measuring the speed took too long", where=str(artifact.path),
-                         got=f"no answer in {_TIMEOUT_S} s") from None
+        raise AssayError(
+            "measuring the speed took too long", where=str(artifact.path), got=f"no answer in {_TIMEOUT_S} s"
+        ) from None
     if done.returncode != 0:
-        raise AssayError("the speed could not be measured", where=str(artifact.path),
-                         got="\n    ".join(done.stderr.strip().splitlines()[-3:]) or f"exit code {done.returncode}")
+        raise AssayError(
+            "the speed could not be measured",
+            where=str(artifact.path),
+            got="\n    ".join(done.stderr.strip().splitlines()[-3:]) or f"exit code {done.returncode}",
+        )
     return Speed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -72,9 +86,18 @@ def _measure(path: str, prompts: Sequence[Sequence[int]], threads: int) -> Speed
     rest = [(c.total_ms - c.first_token_ms) / max(1, len(c.ids) - 1) for c in done]
     tokens = sum(len(completion.ids) for completion in done)
     per_token, per_token_p95 = (float(value) for value in np.percentile(rest, [50, 95]))
-    return Speed(load_s, float(np.median(first)), per_token, per_token_p95,
-                 tokens / (sum(completion.total_ms for completion in done) / 1000), _peak_rss_bytes(), threads,
-                 len(done), round(sum(len(prompt) for prompt in prompts) / len(prompts)), len(done[0].ids))
+    return Speed(
+        load_s,
+        float(np.median(first)),
+        per_token,
+        per_token_p95,
+        tokens / (sum(completion.total_ms for completion in done) / 1000),
+        _peak_rss_bytes(),
+        threads,
+        len(done),
+        round(sum(len(prompt) for prompt in prompts) / len(prompts)),
+        len(done[0].ids),
+    )
 
 
 def _peak_rss_bytes() -> int:

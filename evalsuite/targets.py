@@ -44,14 +44,21 @@ def make_targets(runtime: Runtime, spec: PromptSpec, examples: Sequence[Example]
     for example in examples:
         target = runtime.encode_completion(spec.messages(example.document), example.references[0])
         room = runtime.context_length - max(len(target), max_new_tokens + 1)
-        documents.append(shorten(example.document, lambda text, room=room: (  # type: ignore[misc]
-            len(runtime.encode(spec.messages(text))) <= room)))
+        documents.append(
+            shorten(
+                example.document,
+                lambda text, room=room: (  # type: ignore[misc]
+                    len(runtime.encode(spec.messages(text))) <= room
+                ),
+            )
+        )
         gold.append(target)
     prompts = encode_all(runtime, spec, documents)
-    greedy = runtime.generate(prompts[:len(documents)], GenerateParams(max_new_tokens=max_new_tokens))
+    greedy = runtime.generate(prompts[: len(documents)], GenerateParams(max_new_tokens=max_new_tokens))
     pairs: list[Pair] = []
-    for prompt, target, completion in zip(prompts[:len(documents)], gold, greedy, strict=True):
+    for prompt, target, completion in zip(prompts[: len(documents)], gold, greedy, strict=True):
         pairs += [(prompt, target), (prompt, [*completion.ids, *(target[-1:] if completion.stop == "eos" else ())])]
     shortened = sum(text != example.document for text, example in zip(documents, examples, strict=True))
-    return Targets(spec, tuple(documents), shortened, prompts, tuple(pairs), runtime.stop_ids, runtime.bos_id,
-                   tuple(greedy))
+    return Targets(
+        spec, tuple(documents), shortened, prompts, tuple(pairs), runtime.stop_ids, runtime.bos_id, tuple(greedy)
+    )

@@ -43,19 +43,19 @@ def sentences(text: str) -> list[str]:
         for match in _END.finditer(line):
             if not _is_end(line, match):
                 continue
-            found.append(line[start:match.end()].strip())
+            found.append(line[start : match.end()].strip())
             start = match.end()
         found.append(line[start:].strip())
     return [sentence for sentence in found if sentence]
 
 
 def _is_end(line: str, match: re.Match[str]) -> bool:
-    behind = line[match.end():].lstrip().lstrip("\"'“‘«([")
+    behind = line[match.end() :].lstrip().lstrip("\"'“‘«([")
     if behind[:1].islower():
         return False
     if match.group().rstrip("\"'”’»)]") != ".":
         return True
-    word = _LAST_WORD.search(line[:match.start()])
+    word = _LAST_WORD.search(line[: match.start()])
     last = word.group() if word else ""
     return bool(behind == "" or not (last.lower() in _ABBREVIATIONS or (len(last) == 1 and last.isupper())))
 

@@ -55,8 +55,9 @@ class Visit:
 class Walk:
     """One evaluation's examples and settings, and the visits made so far, in the order they were made."""
 
-    def __init__(self, examples: Sequence[Example], spec: PromptSpec | None, max_new_tokens: int, threads: int,
-                 scratch: Path) -> None:
+    def __init__(
+        self, examples: Sequence[Example], spec: PromptSpec | None, max_new_tokens: int, threads: int, scratch: Path
+    ) -> None:
         self.examples, self.spec, self.threads, self.scratch = examples, spec, threads, scratch
         self.params = GenerateParams(max_new_tokens=max_new_tokens)
         self.visits: list[Visit] = []
@@ -70,16 +71,24 @@ class Walk:
     def _load(self, node: Node, merge_dtype: str | None = None) -> Runtime:
         weights: dict[str | None, Weights] = {"w16": "w16", "nf4": "nf4"}
         dtypes: dict[str | None, Dtype] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
-        return load_runtime(node.artifact, threads=self.threads, base_weights=weights.get(node.base_weights),
-                            merge_dtype=dtypes.get(merge_dtype), parallel=self.parallel)
+        return load_runtime(
+            node.artifact,
+            threads=self.threads,
+            base_weights=weights.get(node.base_weights),
+            merge_dtype=dtypes.get(merge_dtype),
+            parallel=self.parallel,
+        )
 
     def _visit(self, node: Node, above: Visit | None, reference: LogitsSpool | None) -> None:
         where = f" on {node.base_weights} weights" if node.base_weights else ""
         print(f"assay eval · {node.label}{where}: scoring …", file=sys.stderr, flush=True)
         runtime = self._load(node)
         try:
-            targets = above.targets if above else make_targets(runtime, self._spec(node), self.examples,
-                                                               self.params.max_new_tokens)
+            targets = (
+                above.targets
+                if above
+                else make_targets(runtime, self._spec(node), self.examples, self.params.max_new_tokens)
+            )
             keep = None
             if node.children:
                 keep = LogitsSpool(self.scratch / f"{len(self.visits)}.f32", runtime.vocab_size)
@@ -88,13 +97,23 @@ class Walk:
             scored = score_against(runtime, targets.pairs, references, keep) if references or keep else []
             by_set = {name: scored[0][index::2] if scored else [] for index, name in enumerate(_TARGET_SETS)}
             not_finite = sum(document.not_finite for documents in by_set.values() for document in documents)
-            distances = tuple(summarize(name, documents) for name, documents in by_set.items()
-                              if documents and not not_finite)
+            distances = tuple(
+                summarize(name, documents) for name, documents in by_set.items() if documents and not not_finite
+            )
             prompts = encode_all(runtime, recorded_prompt(node.artifact) or targets.spec, targets.documents)
-            visit = Visit(node, above, targets, runtime.engine, prompts, _interface(runtime, prompts, targets),
-                          distances, not_finite,
-                          (reference.vocab_size, runtime.vocab_size) if reference is not None and other else None,
-                          self._completions(node, runtime, targets, prompts, bool(not_finite), above), {})
+            visit = Visit(
+                node,
+                above,
+                targets,
+                runtime.engine,
+                prompts,
+                _interface(runtime, prompts, targets),
+                distances,
+                not_finite,
+                (reference.vocab_size, runtime.vocab_size) if reference is not None and other else None,
+                self._completions(node, runtime, targets, prompts, bool(not_finite), above),
+                {},
+            )
             self.visits.append(visit)
             merges = [child for child in node.children if child.purpose == "merge_fidelity"]
             self_noise = self._self_noise(runtime, targets, keep) if merges and keep else ()
@@ -112,26 +131,35 @@ class Walk:
         recorded = (recorded_prompt(node.artifact) for node in root.all)
         return self.spec or next((spec for spec in recorded if spec is not None), PromptSpec())
 
-    def _completions(self, node: Node, runtime: Runtime, targets: Targets, prompts: Sequence[Sequence[int]],
-                     broken: bool, above: Visit | None) -> tuple[Completion, ...] | None:
+    def _completions(
+        self,
+        node: Node,
+        runtime: Runtime,
+        targets: Targets,
+        prompts: Sequence[Sequence[int]],
+        broken: bool,
+        above: Visit | None,
+    ) -> tuple[Completion, ...] | None:
         """Summaries by its own prompts; of a model whose logits are not finite, nothing."""
         if above is None:
             return targets.greedy
         if not node.is_row and all(child.purpose != "quantization" for child in node.children):
             return None
         if broken:
-            return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts[:len(self.examples)])
-        return tuple(runtime.generate(prompts[:len(self.examples)], self.params))
+            return tuple(
+                Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts[: len(self.examples)]
+            )
+        return tuple(runtime.generate(prompts[: len(self.examples)], self.params))
 
     def _self_noise(self, runtime: Runtime, targets: Targets, spool: LogitsSpool) -> tuple[float, ...]:
         """Mean KL per target set of the model against itself, one sequence at a time instead of many."""
-        pairs = targets.pairs[:2 * NOISE_DOCUMENTS]
+        pairs = targets.pairs[: 2 * NOISE_DOCUMENTS]
         found = score_against(runtime, pairs, [spool], batch=1)[0]
         return tuple(mean_kl(found[index::2]) for index in range(2))
 
     def _noise(self, node: Node, targets: Targets, dtype: str, self_noise: tuple[float, ...]) -> tuple[Noise, ...]:
         """What rounding to `dtype` costs: PEFT's own merge in float32 against the same, rounded."""
-        pairs = targets.pairs[:2 * NOISE_DOCUMENTS]
+        pairs = targets.pairs[: 2 * NOISE_DOCUMENTS]
         rounding: list[list[TokenDistances]] = [[], []]
         if dtype != "float32":
             spool = LogitsSpool(self.scratch / "rounding.f32", 0)
@@ -147,8 +175,10 @@ class Walk:
                 finally:
                     runtime.close()
             spool.remove()
-        return tuple(Noise(name, len(pairs) // 2, self_noise[index], mean_kl(rounding[index]), dtype)
-                     for index, name in enumerate(_TARGET_SETS))
+        return tuple(
+            Noise(name, len(pairs) // 2, self_noise[index], mean_kl(rounding[index]), dtype)
+            for index, name in enumerate(_TARGET_SETS)
+        )
 
 
 def _dtype(merged: Node) -> str:
@@ -170,12 +200,18 @@ def _interface(runtime: Runtime, prompts: Sequence[tuple[int, ...]], targets: Ta
         shorter = min(len(ours), len(theirs))
         at = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
         which = f"document {index + 1}" if index < len(targets.documents) else "a built-in hard text"
-        first = (f"{which}, at token {at + 1}: {list(ours[at:at + 4])} instead of {list(theirs[at:at + 4])} "
-                 f"({len(ours)} ids, not {len(theirs)})")
+        first = (
+            f"{which}, at token {at + 1}: {list(ours[at : at + 4])} instead of {list(theirs[at : at + 4])} "
+            f"({len(ours)} ids, not {len(theirs)})"
+        )
     extra = runtime.stop_ids - targets.stop_ids
     bos_ids = {bos for bos in (runtime.bos_id, targets.bos_id) if bos is not None}
     return Interface(
-        len(prompts), len(differ), first,
+        len(prompts),
+        len(differ),
+        first,
         sum(any(has_double_bos(ids, bos) for bos in bos_ids) for ids in prompts),
-        tuple(sorted(targets.stop_ids - runtime.stop_ids)), tuple(sorted(extra)),
-        sum(token in extra for _, target in targets.pairs for token in target[:-1]))
+        tuple(sorted(targets.stop_ids - runtime.stop_ids)),
+        tuple(sorted(extra)),
+        sum(token in extra for _, target in targets.pairs for token in target[:-1]),
+    )

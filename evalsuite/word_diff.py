@@ -18,7 +18,7 @@ class Span:
     @property
     def lead(self) -> str:
         """The white space in front, which is not marked."""
-        return self.text[:len(self.text) - len(self.text.lstrip())]
+        return self.text[: len(self.text) - len(self.text.lstrip())]
 
     @property
     def body(self) -> str:
@@ -29,8 +29,9 @@ class Span:
 def word_diff(reference: str, text: str) -> list[Span]:
     """`text` as spans; the spans that are not "missing", joined, are `text` unchanged."""
     theirs, ours = _words(reference), _words(text)
-    matcher = difflib.SequenceMatcher(None, [word.strip() for word in theirs], [word.strip() for word in ours],
-                                      autojunk=False)
+    matcher = difflib.SequenceMatcher(
+        None, [word.strip() for word in theirs], [word.strip() for word in ours], autojunk=False
+    )
     spans: list[Span] = []
     for tag, their_start, their_end, our_start, our_end in matcher.get_opcodes():
         same = tag == "equal"

@@ -98,8 +98,9 @@ class AdaptedModel:
     trained_on: dict[str, Any] | None  # None: unknown
 
 
-def open_adapted(adapter: Artifact, *, base_weights: BaseWeights = "w16",
-                 trained_on: BaseWeights | None = None) -> AdaptedModel:
+def open_adapted(
+    adapter: Artifact, *, base_weights: BaseWeights = "w16", trained_on: BaseWeights | None = None
+) -> AdaptedModel:
     """Open an adapter with its base.
 
     Args:
@@ -121,34 +122,51 @@ def open_adapted(adapter: Artifact, *, base_weights: BaseWeights = "w16",
     recorded = adapter.parent("base")
     reference = recorded.path if recorded else config.get("base_model_name_or_path")
     if not reference:
-        raise AssayError("the adapter does not name its base", where=str(adapter.folder / CONFIG_FILE),
-                         expected="base_model_name_or_path")
+        raise AssayError(
+            "the adapter does not name its base",
+            where=str(adapter.folder / CONFIG_FILE),
+            expected="base_model_name_or_path",
+        )
     folder = resolve_model(reference, config.get("revision"))
     digest = open_artifact(folder).digest
     if recorded and recorded.digest != digest:
-        raise AssayError("this is not the base the adapter was trained on", where=str(folder),
-                         expected=f"digest {recorded.digest}", got=f"digest {digest}",
-                         hint="restore the base, or train again on this one")
+        raise AssayError(
+            "this is not the base the adapter was trained on",
+            where=str(folder),
+            expected=f"digest {recorded.digest}",
+            got=f"digest {digest}",
+            hint="restore the base, or train again on this one",
+        )
     base = FolderWeights.open(folder)
     packed = [f"{name} ({base.dtype(name)})" for name in base.names() if base.dtype(name) not in FLOAT_DTYPES]
     if packed:
-        raise AssayError("the base is stored quantized; a delta cannot be added to packed weights", where=str(folder),
-                         got=listed(packed), hint="point the adapter at the 16-bit base (base_model_name_or_path)")
+        raise AssayError(
+            "the base is stored quantized; a delta cannot be added to packed weights",
+            where=str(folder),
+            got=listed(packed),
+            hint="point the adapter at the 16-bit base (base_model_name_or_path)",
+        )
     tied = bool(AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings)
     weights = AdaptedWeights(base, open_lora(adapter.folder, base, str(folder)), tied, _nf4(base_weights, trained))
     if not tied and HEAD not in base.files:
-        raise AssayError("the base has no output embeddings though it says they are not tied", where=str(folder),
-                         expected=HEAD)
+        raise AssayError(
+            "the base has no output embeddings though it says they are not tied", where=str(folder), expected=HEAD
+        )
     path = reference if recorded or not Path(reference).is_dir() else str(folder)
-    return AdaptedModel(adapter, folder, Parent("base", path, digest), read_json(folder / "config.json"), weights,
-                        trained)
+    return AdaptedModel(
+        adapter, folder, Parent("base", path, digest), read_json(folder / "config.json"), weights, trained
+    )
 
 
 def _trained_on(adapter: Artifact, given: BaseWeights | None) -> dict[str, Any] | None:
     recorded: dict[str, Any] | None = adapter.details.get("trained_on")
     if recorded and given and recorded.get("quant") != given:
-        raise AssayError("the adapter's manifest says it was trained on something else", where=str(adapter.path),
-                         expected=f"--trained-on {recorded.get('quant')}, or none", got=f"--trained-on {given}")
+        raise AssayError(
+            "the adapter's manifest says it was trained on something else",
+            where=str(adapter.path),
+            expected=f"--trained-on {recorded.get('quant')}, or none",
+            got=f"--trained-on {given}",
+        )
     if recorded or not given:
         return recorded
     # QLoRA's own settings; bitsandbytes' block size has never been another
@@ -157,11 +175,18 @@ def _trained_on(adapter: Artifact, given: BaseWeights | None) -> dict[str, Any] 
 
 def _refuse_nf4(adapter: Artifact, base_weights: BaseWeights, trained: dict[str, Any] | None) -> None:
     if base_weights == "nf4" and trained is None:
-        raise AssayError("an adapter is merged onto NF4 weights only if it was trained on them, and this one does not "
-                         "record it", where=str(adapter.path), hint="--trained-on nf4, if it was a QLoRA run")
+        raise AssayError(
+            "an adapter is merged onto NF4 weights only if it was trained on them, and this one does not record it",
+            where=str(adapter.path),
+            hint="--trained-on nf4, if it was a QLoRA run",
+        )
     if base_weights == "nf4" and trained is not None and trained["quant"] != "nf4":
-        raise AssayError("the adapter was not trained on NF4 weights, merging onto them would only lose",
-                         where=str(adapter.path), got=f"trained on {trained['quant']}", hint="--base W16")
+        raise AssayError(
+            "the adapter was not trained on NF4 weights, merging onto them would only lose",
+            where=str(adapter.path),
+            got=f"trained on {trained['quant']}",
+            hint="--base W16",
+        )
 
 
 def _nf4(base_weights: BaseWeights, trained: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -7,9 +7,10 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contract.artifact_prompt import GGUF_PROMPT_KEY
 from contract.errors import AssayError, listed
 from contract.prompt import hf_tokenize
-from export.gguf_file import PROMPT_KEY, GgufPlan, stored_type, tensor_values
+from export.gguf_file import GgufPlan, stored_type, tensor_values
 from export.hard_texts import HARD_TEXTS
 from export.llama_vocab import LlamaVocab
 from export.source import Source
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 # The most relative error ‖x - q‖/‖x‖ rounding can cost. About twice what Gaussian weights show; outliers lower it.
-ERROR_LIMITS = {"Q8_0": 0.02, "Q6_K": 0.05, "Q5_K": 0.1, "Q5_0": 0.12, "Q5_1": 0.12, "Q4_K": 0.2, "Q4_0": 0.25,
-                "Q4_1": 0.25, "IQ4_NL": 0.25}
+ERROR_LIMITS = {
+    "Q8_0": 0.02,
+    "Q6_K": 0.05,
+    "Q5_K": 0.1,
+    "Q5_0": 0.12,
+    "Q5_1": 0.12,
+    "Q4_K": 0.2,
+    "Q4_0": 0.25,
+    "Q4_1": 0.25,
+    "IQ4_NL": 0.25,
+}
 _ROWS_AT_ONCE = 4096
 
 
@@ -56,16 +66,27 @@ def check_structure(path: Path, plan: GgufPlan, source: Source) -> dict[str, Any
 def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[str]:
     shape, special = plan.shape, plan.special
     expected: dict[str, Any] = {
-        "general.architecture": "llama", "llama.context_length": shape.context, "llama.embedding_length": shape.hidden,
-        "llama.block_count": shape.layers, "llama.feed_forward_length": shape.feed_forward,
-        "llama.attention.head_count": shape.heads, "llama.attention.head_count_kv": shape.kv_heads,
-        "llama.attention.key_length": shape.head_dim, "llama.attention.value_length": shape.head_dim,
-        "llama.rope.dimension_count": shape.head_dim, "llama.rope.freq_base": shape.rope_theta,
-        "llama.attention.layer_norm_rms_epsilon": shape.norm_eps, "llama.vocab_size": plan.rows,
-        "tokenizer.ggml.model": plan.tables.model, "tokenizer.ggml.pre": plan.tables.pre,
-        "tokenizer.ggml.bos_token_id": special.bos, "tokenizer.ggml.padding_token_id": special.pad,
-        "tokenizer.ggml.unknown_token_id": special.unknown, "tokenizer.ggml.add_bos_token": special.add_bos,
-        "tokenizer.ggml.add_eos_token": special.add_eos, "tokenizer.chat_template": special.chat_template,
+        "general.architecture": "llama",
+        "llama.context_length": shape.context,
+        "llama.embedding_length": shape.hidden,
+        "llama.block_count": shape.layers,
+        "llama.feed_forward_length": shape.feed_forward,
+        "llama.attention.head_count": shape.heads,
+        "llama.attention.head_count_kv": shape.kv_heads,
+        "llama.attention.key_length": shape.head_dim,
+        "llama.attention.value_length": shape.head_dim,
+        "llama.rope.dimension_count": shape.head_dim,
+        "llama.rope.freq_base": shape.rope_theta,
+        "llama.attention.layer_norm_rms_epsilon": shape.norm_eps,
+        "llama.vocab_size": plan.rows,
+        "tokenizer.ggml.model": plan.tables.model,
+        "tokenizer.ggml.pre": plan.tables.pre,
+        "tokenizer.ggml.bos_token_id": special.bos,
+        "tokenizer.ggml.padding_token_id": special.pad,
+        "tokenizer.ggml.unknown_token_id": special.unknown,
+        "tokenizer.ggml.add_bos_token": special.add_bos,
+        "tokenizer.ggml.add_eos_token": special.add_eos,
+        "tokenizer.chat_template": special.chat_template,
     }
     ends = ("eos", "eot", "eom")
     for index, end in enumerate(ends):
@@ -74,12 +95,15 @@ def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[s
     for key, value in expected.items():
         field = reader.get_field(key)
         found = None if field is None else field.contents()
-        same = math.isclose(found, value, rel_tol=1e-6) if isinstance(value, float) and found is not None \
+        same = (
+            math.isclose(found, value, rel_tol=1e-6)
+            if isinstance(value, float) and found is not None
             else found == value
+        )
         if not same:
             problems.append(f"{key}: {found!r}, expected {value!r}")
-    if "prompt" in source.details and reader.get_field(PROMPT_KEY) is None:
-        problems.append(f"{PROMPT_KEY}: missing")
+    if "prompt" in source.details and reader.get_field(GGUF_PROMPT_KEY) is None:
+        problems.append(f"{GGUF_PROMPT_KEY}: missing")
     tokens = reader.get_field("tokenizer.ggml.tokens")
     if tokens is None or len(tokens.data) != plan.rows:
         problems.append(f"tokenizer.ggml.tokens: {0 if tokens is None else len(tokens.data)}, expected {plan.rows}")
@@ -114,8 +138,10 @@ def _tensors(reader: gguf.GGUFReader, plan: GgufPlan, source: Source, errors: di
             problems.append(f"{name}: unexpected type {kind}")
             continue
         if not error <= limit:
-            problems.append(f"{name}: {kind} differs from its source, relative error {error:.3g}"
-                            + (f" over {limit}" if limit else ""))
+            problems.append(
+                f"{name}: {kind} differs from its source, relative error {error:.3g}"
+                + (f" over {limit}" if limit else "")
+            )
         errors[kind] = max(errors.get(kind, 0.0), round(float(error), 6))
     return problems
 
@@ -127,8 +153,8 @@ def _error(stored: gguf.ReaderTensor, values: np.ndarray, *, exact: bool) -> flo
 
     difference, norm = 0.0, 0.0
     for start in range(0, len(values), _ROWS_AT_ONCE):
-        rows = values[start:start + _ROWS_AT_ONCE]
-        data = stored.data[start:start + _ROWS_AT_ONCE]
+        rows = values[start : start + _ROWS_AT_ONCE]
+        data = stored.data[start : start + _ROWS_AT_ONCE]
         if exact and np.array_equal(data, rows):
             continue
         read = data.astype(np.float32) if exact else gguf.dequantize(data, stored.tensor_type)
@@ -166,13 +192,17 @@ def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], list[int]]:
         if whole != (expected := list(tokenizer("a b").input_ids)):
             problems.append(f"with its special tokens 'a b' is {expected}, llama.cpp makes {whole}")
         ends = vocab.end_ids()
-    problems += [f"the stop id {stop} ({tokenizer.convert_ids_to_tokens(stop)!r}) ends nothing in llama.cpp"
-                 for stop in special.stops if stop not in ends]
+    problems += [
+        f"the stop id {stop} ({tokenizer.convert_ids_to_tokens(stop)!r}) ends nothing in llama.cpp"
+        for stop in special.stops
+        if stop not in ends
+    ]
     return problems, sorted(ends - set(special.stops))
 
 
 def _first_difference(text: str, expected: list[int], found: list[int]) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b),
-              min(len(expected), len(found)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
+    )
     shown = text if len(text) <= 40 else text[:40] + "…"
-    return f"{shown!r}: ids differ at {at}: {expected[at:at + 4]}, llama.cpp {found[at:at + 4]}"
+    return f"{shown!r}: ids differ at {at}: {expected[at : at + 4]}, llama.cpp {found[at : at + 4]}"

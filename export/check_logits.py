@@ -46,8 +46,9 @@ def check_logits(model: Artifact, paths: Mapping[str, Path], threads: int) -> di
 
     spec = PromptSpec.from_dict(model.details["prompt"]) if "prompt" in model.details else PromptSpec()
     adapter = model.kind == "adapter"
-    reference = load_runtime(model, threads=threads, base_weights="w16" if adapter else None,
-                             merge_dtype="float32" if adapter else None)
+    reference = load_runtime(
+        model, threads=threads, base_weights="w16" if adapter else None, merge_dtype="float32" if adapter else None
+    )
     try:
         rows = _prompt_ids(reference, spec)
         expected = _logits(reference, rows)
@@ -89,11 +90,15 @@ def _compare(expected: list[np.ndarray], found: list[np.ndarray]) -> dict[str, A
     import numpy as np
 
     reference = np.concatenate(expected).astype(np.float64)
-    other = np.concatenate(found)[:, :reference.shape[1]].astype(np.float64)
+    other = np.concatenate(found)[:, : reference.shape[1]].astype(np.float64)
     log_p, log_q = _log_softmax(reference), _log_softmax(other)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-    return {"positions": len(reference), "max_abs": float(np.abs(reference - other).max()),
-            "mean_kl_nats": float(kl.mean()), "top1_agreement": float((reference.argmax(1) == other.argmax(1)).mean())}
+    return {
+        "positions": len(reference),
+        "max_abs": float(np.abs(reference - other).max()),
+        "mean_kl_nats": float(kl.mean()),
+        "top1_agreement": float((reference.argmax(1) == other.argmax(1)).mean()),
+    }
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -106,6 +111,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def _over_limit(quant: str, found: dict[str, Any]) -> list[str]:
     name, limit, unit = {"f32": ("max_abs", F32_MAX_ABS, ""), "f16": ("mean_kl_nats", F16_MEAN_KL_NATS, " nats")}.get(
-        quant, ("mean_kl_nats", QUANTIZED_MEAN_KL_NATS, " nats"))
+        quant, ("mean_kl_nats", QUANTIZED_MEAN_KL_NATS, " nats")
+    )
     # written so that NaN is over the limit
     return [] if found[name] <= limit else [f"{quant}: {name} {found[name]:.3g}{unit}, at most {limit:g}"]

@@ -15,11 +15,31 @@ from contract.prompt import Message, completion_segments
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Left in config.json by training and loading; wrong or meaningless for a stored model.
-_RESIDUE = ("_name_or_path", "gradient_checkpointing", "_attn_implementation", "_attn_implementation_autoset",
-            "_attn_implementation_internal", "attn_implementation", "_flash_attn_2_enabled", "_load_in_4bit",
-            "_load_in_8bit", "load_in_4bit", "load_in_8bit", "unsloth_fixed", "unsloth_version")
-_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-             "eta_cutoff": 0.0, "top_h": None}
+_RESIDUE = (
+    "_name_or_path",
+    "gradient_checkpointing",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "attn_implementation",
+    "_flash_attn_2_enabled",
+    "_load_in_4bit",
+    "_load_in_8bit",
+    "load_in_4bit",
+    "load_in_8bit",
+    "unsloth_fixed",
+    "unsloth_version",
+)
+_SAMPLING = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 50,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "top_h": None,
+}
 _BEAMS = {"early_stopping": False, "length_penalty": 1.0, "diversity_penalty": 0.0, "num_beam_groups": 1}
 
 
@@ -48,9 +68,13 @@ class Cleaner:
         """
         tokenizer = self.copy_tokenizer()
         if len(tokenizer) and max(tokenizer.get_vocab().values()) >= rows:
-            raise AssayError("the tokenizer has more tokens than the embeddings have rows", where=str(self.adapter),
-                             expected=f"at most {rows}", got=str(len(tokenizer)),
-                             hint="train the adapter with its resized embeddings saved (modules_to_save: embed_tokens)")
+            raise AssayError(
+                "the tokenizer has more tokens than the embeddings have rows",
+                where=str(self.adapter),
+                expected=f"at most {rows}",
+                got=str(len(tokenizer)),
+                hint="train the adapter with its resized embeddings saved (modules_to_save: embed_tokens)",
+            )
         config = self.cleaned_config(read_json(self.base / "config.json"), dtype=dtype, tied=tied, rows=rows)
         _write_json(self.out / "config.json", config)
         _write_json(self.out / "generation_config.json", self.generation_config(config, tokenizer))
@@ -136,8 +160,9 @@ class Cleaner:
         try:
             last = completion_segments(chat_format(self.out), [Message("user", "Which room?")], "Room 527.")[-1]
         except AssayError as error:
-            self.changes.append(f"generation_config.json: the end of a turn could not be told from the template "
-                                f"({error.what})")
+            self.changes.append(
+                f"generation_config.json: the end of a turn could not be told from the template ({error.what})"
+            )
             return None
         token_id = tokenizer.convert_tokens_to_ids(last.text)
         return token_id if last.control and token_id != tokenizer.unk_token_id else None

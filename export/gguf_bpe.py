@@ -12,9 +12,11 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _CONTRACTIONS_SPELLED = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|"
 _AFTER_NUMBERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|"
-_TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
-           r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
-           r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _GPT2 = "ByteLevel(regex)"
 # (the steps of the pre-tokenizer, does a whole word that is a token skip the merges) -> llama.cpp's name
 KNOWN: dict[tuple[str, bool], str] = {
@@ -44,10 +46,18 @@ def byte_level_tables(spec: dict[str, Any], rows: int, where: str) -> TokenTable
         if model.get(option):
             raise AssayError("llama.cpp's BPE has no such option", where=where, got=f"{option} = {model[option]!r}")
     texts, types = token_rows(spec, rows, model["vocab"])
-    merges = [pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
-              for pair in model["merges"]]
-    return TokenTables("gpt2", pre_tokenizer_name(spec, where), texts, types, merges=merges,
-                       normalizes_nfc=_composes(spec, where), notes=added_token_notes(spec))
+    merges = [
+        pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair) for pair in model["merges"]
+    ]
+    return TokenTables(
+        "gpt2",
+        pre_tokenizer_name(spec, where),
+        texts,
+        types,
+        merges=merges,
+        normalizes_nfc=_composes(spec, where),
+        notes=added_token_notes(spec),
+    )
 
 
 def pre_tokenizer_name(spec: dict[str, Any], where: str) -> str:
@@ -62,9 +72,12 @@ def pre_tokenizer_name(spec: dict[str, Any], where: str) -> str:
     if name is None:
         nearest = difflib.get_close_matches(steps, [known for known, _ in KNOWN], n=1, cutoff=0.0)[0]
         names = sorted({found for (known, _), found in KNOWN.items() if known == nearest})
-        raise AssayError("llama.cpp is not known to cut text like this tokenizer", where=where,
-                         got=f"{steps or 'no pre-tokenizer'}, ignore_merges {ignore_merges}",
-                         expected=f"nearest known: {nearest} ({', '.join(names)})")
+        raise AssayError(
+            "llama.cpp is not known to cut text like this tokenizer",
+            where=where,
+            got=f"{steps or 'no pre-tokenizer'}, ignore_merges {ignore_merges}",
+            expected=f"nearest known: {nearest} ({', '.join(names)})",
+        )
     return name
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from contract.artifact_prompt import GGUF_PROMPT_KEY
 from contract.errors import AssayError
 from export.gguf_llama import GgufTensor, LlamaShape, add_hyper_parameters, plan_tensors
 from export.gguf_tokenizer import SpecialIds, TokenTables, add_tokenizer, load_tokenizer, special_ids, token_tables
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 FloatType = Literal["f32", "f16"]
-PROMPT_KEY = "assay.prompt"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,14 @@ def plan_gguf(source: Source) -> GgufPlan:
     rows = source.weights.shape(embedding)[0] if embedding in source.weights.names() else source.config["vocab_size"]
     tensors = plan_tensors(shape, source.weights, rows, source.where)
     tokenizer = load_tokenizer(source.folder)
-    return GgufPlan(shape, tensors, rows, tokenizer, token_tables(source.folder, tokenizer, rows),
-                    special_ids(source.folder, tokenizer))
+    return GgufPlan(
+        shape,
+        tensors,
+        rows,
+        tokenizer,
+        token_tables(source.folder, tokenizer, rows),
+        special_ids(source.folder, tokenizer),
+    )
 
 
 def stored_type(tensor: GgufTensor, float_type: FloatType) -> str:
@@ -68,13 +74,19 @@ def tensor_values(tensor: GgufTensor, plan: GgufPlan, source: Source, dtype: str
         where = f"{source.where}: {tensor.source or tensor.name}"
         if not bool(torch.isfinite(values).all()):
             raise AssayError("a weight is not finite", where=where)
-        raise AssayError("a weight is too large for float16", where=where, expected="at most 65504",
-                         got=f"{values.abs().max().item():g}", hint="export f32 or q8_0")
+        raise AssayError(
+            "a weight is too large for float16",
+            where=where,
+            expected="at most 65504",
+            got=f"{values.abs().max().item():g}",
+            hint="export f32 or q8_0",
+        )
     return rounded
 
 
-def write_gguf(path: Path, plan: GgufPlan, source: Source, float_type: FloatType, *, name: str,
-               license_name: str | None = None) -> None:
+def write_gguf(
+    path: Path, plan: GgufPlan, source: Source, float_type: FloatType, *, name: str, license_name: str | None = None
+) -> None:
     """Write the file. The same source gives the same bytes."""
     import gguf
     import numpy as np
@@ -90,7 +102,7 @@ def write_gguf(path: Path, plan: GgufPlan, source: Source, float_type: FloatType
     add_hyper_parameters(writer, plan.shape, plan.rows)
     add_tokenizer(writer, plan.tables, plan.special)
     if "prompt" in source.details:
-        writer.add_string(PROMPT_KEY, json.dumps(source.details["prompt"], sort_keys=True))
+        writer.add_string(GGUF_PROMPT_KEY, json.dumps(source.details["prompt"], sort_keys=True))
     for tensor in plan.tensors:
         dtype = np.dtype(stored_type(tensor, float_type))
         writer.add_tensor_info(tensor.name, tensor.shape, dtype, int(np.prod(tensor.shape)) * dtype.itemsize)

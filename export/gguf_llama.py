@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPE_FREQS = "rope_freqs.weight"
-_OUTER = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
-          "lm_head.weight": "output.weight"}
-_LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+_OUTER = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 # Positions are computed, not learned: old checkpoints store them all the same.
 _COMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -52,14 +63,28 @@ class LlamaShape:
         """
         names = config.get("architectures") or []
         if not set(names) & set(ARCHITECTURES):
-            raise AssayError("GGUF export knows the Llama family only", where=where,
-                             expected=" or ".join(ARCHITECTURES), got=listed(names) or "no architectures")
+            raise AssayError(
+                "GGUF export knows the Llama family only",
+                where=where,
+                expected=" or ".join(ARCHITECTURES),
+                got=listed(names) or "no architectures",
+            )
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         context = config.get("max_position_embeddings")
         window = config.get("sliding_window")
-        problems = [f"{key} is missing" for key in ("num_hidden_layers", "hidden_size", "intermediate_size",
-                    "num_attention_heads", "rms_norm_eps", "max_position_embeddings") if key not in config]
+        problems = [
+            f"{key} is missing"
+            for key in (
+                "num_hidden_layers",
+                "hidden_size",
+                "intermediate_size",
+                "num_attention_heads",
+                "rms_norm_eps",
+                "max_position_embeddings",
+            )
+            if key not in config
+        ]
         if kind not in ("default", "linear", "llama3"):
             problems.append(f"RoPE scaling {kind!r}: only linear and llama3 are known")
         if config.get("hidden_act", "silu") != "silu":
@@ -72,14 +97,21 @@ class LlamaShape:
             raise AssayError("this model cannot be written as a llama.cpp Llama", where=where, got=listed(problems))
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return cls(
-            layers=config["num_hidden_layers"], hidden=hidden, feed_forward=config["intermediate_size"], heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads, head_dim=config.get("head_dim") or hidden // heads,
-            context=config["max_position_embeddings"], norm_eps=config["rms_norm_eps"],
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            feed_forward=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or hidden // heads,
+            context=config["max_position_embeddings"],
+            norm_eps=config["rms_norm_eps"],
             rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
             rope_scaling={**rope, "rope_type": kind} if kind != "default" else None,
             # the Hugging Face classes disagree on the default: Llama's and Mistral's is untied
-            tied=bool(config.get("tie_word_embeddings", False)), attention_bias=bool(config.get("attention_bias")),
-            mlp_bias=bool(config.get("mlp_bias")))
+            tied=bool(config.get("tie_word_embeddings", False)),
+            attention_bias=bool(config.get("attention_bias")),
+            mlp_bias=bool(config.get("mlp_bias")),
+        )
 
 
 @dataclass(frozen=True)
@@ -165,10 +197,15 @@ def plan_tensors(shape: LlamaShape, weights: Weights, vocab_rows: int, where: st
 
 def _expected(shape: LlamaShape, vocab_rows: int) -> dict[str, tuple[int, ...]]:
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    linears = {"self_attn.q_proj": (query, shape.hidden), "self_attn.k_proj": (key, shape.hidden),
-               "self_attn.v_proj": (key, shape.hidden), "self_attn.o_proj": (shape.hidden, query),
-               "mlp.gate_proj": (shape.feed_forward, shape.hidden), "mlp.up_proj": (shape.feed_forward, shape.hidden),
-               "mlp.down_proj": (shape.hidden, shape.feed_forward)}
+    linears = {
+        "self_attn.q_proj": (query, shape.hidden),
+        "self_attn.k_proj": (key, shape.hidden),
+        "self_attn.v_proj": (key, shape.hidden),
+        "self_attn.o_proj": (shape.hidden, query),
+        "mlp.gate_proj": (shape.feed_forward, shape.hidden),
+        "mlp.up_proj": (shape.feed_forward, shape.hidden),
+        "mlp.down_proj": (shape.hidden, shape.feed_forward),
+    }
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab_rows, shape.hidden)}
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."

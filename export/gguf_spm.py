@@ -32,8 +32,15 @@ def sentencepiece_tables(folder: Path, spec: dict[str, Any], rows: int) -> Token
         types[vocab[unknown]] = UNKNOWN
     model_file = folder / "tokenizer.model"
     scores = _model_scores(model_file, vocab) if model_file.is_file() else _merge_scores(spec)
-    return TokenTables("llama", "default", texts, types, scores=_by_row(scores, texts, vocab),
-                       add_space_prefix=_space_prefix(spec, str(folder)), notes=added_token_notes(spec))
+    return TokenTables(
+        "llama",
+        "default",
+        texts,
+        types,
+        scores=_by_row(scores, texts, vocab),
+        add_space_prefix=_space_prefix(spec, str(folder)),
+        notes=added_token_notes(spec),
+    )
 
 
 def _by_row(scores: dict[str, float], texts: list[str], vocab: dict[str, int]) -> list[float]:
@@ -54,14 +61,21 @@ def _model_scores(path: Path, vocab: dict[str, int]) -> dict[str, float]:
     except (RuntimeError, OSError, ValueError) as error:
         raise AssayError("tokenizer.model cannot be read", where=str(path), got=str(error).splitlines()[0]) from None
     if proto.trainer_spec.model_type != schema.TrainerSpec.BPE:
-        raise AssayError("tokenizer.model is not a BPE model", where=str(path), expected="BPE",
-                         got=schema.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type))
+        raise AssayError(
+            "tokenizer.model is not a BPE model",
+            where=str(path),
+            expected="BPE",
+            got=schema.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type),
+        )
     pieces = {piece.piece: piece.score for piece in proto.pieces}
     differing = [piece.piece for index, piece in enumerate(proto.pieces) if vocab.get(piece.piece, index) != index]
     missing = [text for text in vocab if text not in pieces]
     if differing or len(missing) > len(vocab) // 2:
-        raise AssayError("tokenizer.model and tokenizer.json are of different tokenizers", where=str(path),
-                         got=f"{len(differing)} pieces have other ids, {len(missing)} are missing")
+        raise AssayError(
+            "tokenizer.model and tokenizer.json are of different tokenizers",
+            where=str(path),
+            got=f"{len(differing)} pieces have other ids, {len(missing)} are missing",
+        )
     return pieces
 
 
@@ -90,9 +104,16 @@ def _space_prefix(spec: dict[str, Any], where: str) -> bool:
             case {"type": "Metaspace", "replacement": "▁", "split": False}:
                 spaces, prefix = True, step["prepend_scheme"] != "never"
             case _:
-                raise AssayError("the tokenizer rewrites text in a way llama.cpp's SentencePiece does not", where=where,
-                                 got=str(step), expected="Prepend ▁ and Replace spaces, or Metaspace without splitting")
+                raise AssayError(
+                    "the tokenizer rewrites text in a way llama.cpp's SentencePiece does not",
+                    where=where,
+                    got=str(step),
+                    expected="Prepend ▁ and Replace spaces, or Metaspace without splitting",
+                )
     if not spaces:
-        raise AssayError("a BPE with byte fallback that keeps spaces is not SentencePiece", where=where,
-                         expected=f"spaces replaced by {_SPACE}")
+        raise AssayError(
+            "a BPE with byte fallback that keeps spaces is not SentencePiece",
+            where=where,
+            expected=f"spaces replaced by {_SPACE}",
+        )
     return prefix

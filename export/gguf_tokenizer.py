@@ -58,8 +58,12 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise AssayError("the tokenizer cannot be loaded", where=str(folder), got=str(error).splitlines()[0]) from None
     if not tokenizer.is_fast:
-        raise AssayError("the tokenizer has no fast form to read tables from", where=str(folder),
-                         got=type(tokenizer).__name__, hint="save its tokenizer.json")
+        raise AssayError(
+            "the tokenizer has no fast form to read tables from",
+            where=str(folder),
+            got=type(tokenizer).__name__,
+            hint="save its tokenizer.json",
+        )
     return tokenizer
 
 
@@ -75,17 +79,25 @@ def token_tables(folder: Path, tokenizer: Any, rows: int) -> TokenTables:
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     largest = max(tokenizer.get_vocab().values())
     if largest >= rows:
-        raise AssayError("the tokenizer has more tokens than the embedding has rows", where=str(folder),
-                         expected=f"at most {rows}", got=f"{largest + 1}",
-                         hint="resize the model's embeddings, or take the tokenizer the model was made with")
+        raise AssayError(
+            "the tokenizer has more tokens than the embedding has rows",
+            where=str(folder),
+            expected=f"at most {rows}",
+            got=f"{largest + 1}",
+            hint="resize the model's embeddings, or take the tokenizer the model was made with",
+        )
     kind, byte_fallback = spec["model"]["type"], bool(spec["model"].get("byte_fallback"))
     if kind == "BPE" and byte_fallback:
         tables = sentencepiece_tables(folder, spec, rows)
     elif kind == "BPE":
         tables = byte_level_tables(spec, rows, str(folder))
     else:
-        raise AssayError("llama.cpp's Llama has no such tokenizer", where=str(folder), got=kind,
-                         expected="byte-level BPE, or SentencePiece BPE with byte fallback")
+        raise AssayError(
+            "llama.cpp's Llama has no such tokenizer",
+            where=str(folder),
+            got=kind,
+            expected="byte-level BPE, or SentencePiece BPE with byte fallback",
+        )
     _refuse_twins(tables.texts, str(folder))
     return tables
 
@@ -102,16 +114,22 @@ def token_rows(spec: dict[str, Any], rows: int, vocab: dict[str, int]) -> tuple[
 
 def added_token_notes(spec: dict[str, Any]) -> list[str]:
     """Added tokens that swallow spaces or respect word borders: llama.cpp does neither."""
-    return [f"{token['content']!r}: lstrip, rstrip or single_word, which llama.cpp ignores"
-            for token in spec["added_tokens"] if token["lstrip"] or token["rstrip"] or token["single_word"]]
+    return [
+        f"{token['content']!r}: lstrip, rstrip or single_word, which llama.cpp ignores"
+        for token in spec["added_tokens"]
+        if token["lstrip"] or token["rstrip"] or token["single_word"]
+    ]
 
 
 def _refuse_twins(texts: list[str], where: str) -> None:
     seen: dict[str, int] = {}
     for token_id, text in enumerate(texts):
         if text in seen:
-            raise AssayError("two tokens have the same text, which llama.cpp cannot tell apart", where=where,
-                             got=f"{text!r} is {seen[text]} and {token_id}")
+            raise AssayError(
+                "two tokens have the same text, which llama.cpp cannot tell apart",
+                where=where,
+                got=f"{text!r} is {seen[text]} and {token_id}",
+            )
         seen[text] = token_id
 
 
@@ -130,18 +148,25 @@ def special_ids(folder: Path, tokenizer: Any) -> SpecialIds:
     if padding is None:
         padding = read_json(folder / "generation_config.json").get("pad_token_id")
     return SpecialIds(
-        bos=tokenizer.bos_token_id, unknown=tokenizer.unk_token_id, pad=padding,
-        stops=tuple(sorted(found, key=order)), chat_template=template,
+        bos=tokenizer.bos_token_id,
+        unknown=tokenizer.unk_token_id,
+        pad=padding,
+        stops=tuple(sorted(found, key=order)),
+        chat_template=template,
         add_bos=tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id] and probe != bare,
-        add_eos=tokenizer.eos_token_id is not None and probe[-1:] == [tokenizer.eos_token_id] and probe != bare)
+        add_eos=tokenizer.eos_token_id is not None and probe[-1:] == [tokenizer.eos_token_id] and probe != bare,
+    )
 
 
 def _template(tokenizer: Any, folder: Path) -> str | None:
     template = tokenizer.chat_template
     if isinstance(template, dict):
         if "default" not in template:
-            raise AssayError("several chat templates and none of them is the default", where=str(folder),
-                             got=", ".join(sorted(template)))
+            raise AssayError(
+                "several chat templates and none of them is the default",
+                where=str(folder),
+                got=", ".join(sorted(template)),
+            )
         template = template["default"]
     return template
 
@@ -156,12 +181,16 @@ def add_tokenizer(writer: gguf.GGUFWriter, tables: TokenTables, special: Special
     writer.add_token_types(tables.types)
     if tables.merges is not None:
         writer.add_token_merges(tables.merges)
-    for add, token_id in ((writer.add_bos_token_id, special.bos), (writer.add_unk_token_id, special.unknown),
-                          (writer.add_pad_token_id, special.pad)):
+    for add, token_id in (
+        (writer.add_bos_token_id, special.bos),
+        (writer.add_unk_token_id, special.unknown),
+        (writer.add_pad_token_id, special.pad),
+    ):
         if token_id is not None:
             add(token_id)
-    for add, token_id in zip((writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id),
-                             special.stops, strict=False):
+    for add, token_id in zip(
+        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), special.stops, strict=False
+    ):
         add(token_id)
     writer.add_add_bos_token(special.add_bos)
     writer.add_add_eos_token(special.add_eos)

@@ -28,8 +28,9 @@ class LlamaVocab:
             params.vocab_only = True
             self._model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
             if not self._model:
-                raise AssayError("llama.cpp cannot load the tokenizer", where=str(self.path),
-                                 got="".join(log[-4:]).strip())
+                raise AssayError(
+                    "llama.cpp cannot load the tokenizer", where=str(self.path), got="".join(log[-4:]).strip()
+                )
             vocab = llama_cpp.llama_model_get_vocab(self._model)
             assert vocab is not None
             self._vocab = vocab

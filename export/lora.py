@@ -20,30 +20,62 @@ _PREFIX = "base_model.model."
 _PAIRS = {"lora_A.weight": "A", "lora_B.weight": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
 # Why an adapter of another kind is not merged.
 _OTHER_TYPES = {
-    "PROMPT_TUNING": "soft prompts are inputs, not weights", "P_TUNING": "soft prompts are inputs, not weights",
+    "PROMPT_TUNING": "soft prompts are inputs, not weights",
+    "P_TUNING": "soft prompts are inputs, not weights",
     "PREFIX_TUNING": "prefixes live in the key-value cache, not in weights",
     "ADAPTION_PROMPT": "its attention has a gate that no base layer has",
     "MULTITASK_PROMPT_TUNING": "soft prompts are inputs, not weights",
-    "IA3": "(IA)³ rescales activations", "ADALORA": "its singular values are stored apart",
+    "IA3": "(IA)³ rescales activations",
+    "ADALORA": "its singular values are stored apart",
 }
 # LoRA settings that change what the delta is; a truthy value is refused with the reason.
 _OTHER_SETTINGS = {
     "use_dora": "DoRA rescales whole weights by a learned magnitude",
-    "lora_bias": "the B matrices have biases", "fan_in_fan_out": "its weights are stored transposed",
-    "trainable_token_indices": "single token rows were trained", "target_parameters": "it targets bare parameters",
-    "layer_replication": "it repeats layers", "alora_invocation_tokens": "it is active behind certain tokens only",
-    "use_qalora": "QA-LoRA pools its inputs", "use_bdlora": "its matrices are block-diagonal",
+    "lora_bias": "the B matrices have biases",
+    "fan_in_fan_out": "its weights are stored transposed",
+    "trainable_token_indices": "single token rows were trained",
+    "target_parameters": "it targets bare parameters",
+    "layer_replication": "it repeats layers",
+    "alora_invocation_tokens": "it is active behind certain tokens only",
+    "use_qalora": "QA-LoRA pools its inputs",
+    "use_bdlora": "its matrices are block-diagonal",
     "ensure_weight_tying": "input and output embeddings share their deltas",
     "arrow_config": "it routes between adapters",
-    "kasa_config": "KaSA changes the base's singular values", "velora_config": "VeLoRA is unknown here",
-    "monteclora_config": "MonteCLoRA is unknown here", "megatron_config": "it is split for Megatron",
+    "kasa_config": "KaSA changes the base's singular values",
+    "velora_config": "VeLoRA is unknown here",
+    "monteclora_config": "MonteCLoRA is unknown here",
+    "megatron_config": "it is split for Megatron",
 }
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others change the base weights as they start
 _READ_SETTINGS = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules",
-    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
-    "lora_dropout", "lora_ga_config", "megatron_core", "modules_to_save", "peft_type", "peft_version",
-    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora"}
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+}
 
 
 @dataclass
@@ -86,17 +118,26 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise AssayError("only LoRA adapters can be merged", where=where, expected="LORA",
-                         got=f"{kind}: {_OTHER_TYPES.get(str(kind), 'its deltas are not known here')}",
-                         hint="serve it with PEFT, or train a LoRA adapter")
+        raise AssayError(
+            "only LoRA adapters can be merged",
+            where=where,
+            expected="LORA",
+            got=f"{kind}: {_OTHER_TYPES.get(str(kind), 'its deltas are not known here')}",
+            hint="serve it with PEFT, or train a LoRA adapter",
+        )
     problems = [f"{key}: {why}" for key, why in _OTHER_SETTINGS.items() if config.get(key)]
     if config.get("bias", "none") != "none":
         problems.append(f"bias = {config['bias']!r}: biases of the base were trained")
     if config.get("init_lora_weights", True) not in _PLAIN_INITS:
-        problems.append(f"init_lora_weights = {config['init_lora_weights']!r}: it changed the base weights "
-                        "(PEFT's path_initial_model_for_weight_conversion makes it a plain LoRA)")
-    problems += [f"{key} = {value!r}: not known here" for key, value in sorted(config.items())
-                 if value and key not in _READ_SETTINGS and key not in _OTHER_SETTINGS]
+        problems.append(
+            f"init_lora_weights = {config['init_lora_weights']!r}: it changed the base weights "
+            "(PEFT's path_initial_model_for_weight_conversion makes it a plain LoRA)"
+        )
+    problems += [
+        f"{key} = {value!r}: not known here"
+        for key, value in sorted(config.items())
+        if value and key not in _READ_SETTINGS and key not in _OTHER_SETTINGS
+    ]
     if problems:
         raise AssayError("this LoRA adapter cannot be merged", where=where, got=listed(problems))
     return config
@@ -135,8 +176,13 @@ def open_lora(folder: Path, base: Weights, base_name: str) -> LoraAdapter:
             problems.append(f"{key}: the base has no {name}")
     problems += _unfit(adapter, config, base, known)
     if problems:
-        raise AssayError("the adapter does not fit its base", where=str(path), expected=f"weights of {base_name}",
-                         got=listed(problems, 20), hint="is it the right base, and the adapter unchanged?")
+        raise AssayError(
+            "the adapter does not fit its base",
+            where=str(path),
+            expected=f"weights of {base_name}",
+            got=listed(problems, 20),
+            hint="is it the right base, and the adapter unchanged?",
+        )
     if not adapter.pairs and not adapter.replaced:
         raise AssayError("the adapter is empty", where=str(path))
     adapter.saved_modules = frozenset(saved)
@@ -148,7 +194,7 @@ def _split(key: str) -> tuple[str, str]:
     rest = key.removeprefix(_PREFIX)
     for part in (*_PAIRS, "base_layer.weight", "modules_to_save.weight", "original_module.weight", "weight"):
         if rest.endswith("." + part):
-            return rest[:-len(part) - 1], part
+            return rest[: -len(part) - 1], part
     module, _, part = rest.rpartition(".")
     return module, part
 
@@ -203,7 +249,11 @@ def _unfit(adapter: LoraAdapter, config: dict[str, Any], base: Weights, known: s
             problems.append(f"{key}: stored as {adapter.weights.dtype(key)}")
         elif not bool(torch.isfinite(adapter.weights.read(key)).all()):
             problems.append(f"{key}: not finite")
-        elif name in known and "embed" not in name and "lm_head" not in name \
-                and adapter.weights.shape(key) != base.shape(name):
+        elif (
+            name in known
+            and "embed" not in name
+            and "lm_head" not in name
+            and adapter.weights.shape(key) != base.shape(name)
+        ):
             problems.append(f"{name}: {list(adapter.weights.shape(key))}, the base's is {list(base.shape(name))}")
     return problems

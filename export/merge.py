@@ -18,9 +18,16 @@ Dtype = Literal["float16", "bfloat16", "float32"]
 SHARD_BYTES = 5_000_000_000
 
 
-def merge_adapter(adapter: Artifact, out: Path, *, dtype: Dtype = "float16", base_weights: BaseWeights = "w16",
-                  trained_on: BaseWeights | None = None, name: str | None = None,
-                  shard_bytes: int = SHARD_BYTES) -> Artifact:
+def merge_adapter(
+    adapter: Artifact,
+    out: Path,
+    *,
+    dtype: Dtype = "float16",
+    base_weights: BaseWeights = "w16",
+    trained_on: BaseWeights | None = None,
+    name: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Artifact:
     """Merge a LoRA adapter into its base: W + scale·B·A in float32, then rounded to `dtype`.
 
     Args:
@@ -47,13 +54,16 @@ def merge_adapter(adapter: Artifact, out: Path, *, dtype: Dtype = "float16", bas
     weights = model.weights
     parents = (model.base, Parent("adapter", str(adapter.path.resolve()), adapter.digest))
     details: dict[str, Any] = {key: adapter.details[key] for key in ("prompt", "generate") if key in adapter.details}
-    tools = tool_versions("torch", "transformers", "peft", "safetensors",
-                          *(["bitsandbytes"] if base_weights == "nf4" else []))
+    tools = tool_versions(
+        "torch", "transformers", "peft", "safetensors", *(["bitsandbytes"] if base_weights == "nf4" else [])
+    )
     with new_artifact(out, "merged", name or adapter.name, parents=parents, tools=tools, details=details) as draft:
         print(f"merging {adapter.name} onto {model.base.path} ({base_weights.upper()})", file=sys.stderr)
         changes = Cleaner(model.base_folder, adapter.folder, draft.path).write_all(
-            dtype=dtype, tied=weights.tied, rows=weights.shape(EMBEDDING)[0] if EMBEDDING in weights.names() else
-            model.base_config["vocab_size"])
+            dtype=dtype,
+            tied=weights.tied,
+            rows=weights.shape(EMBEDDING)[0] if EMBEDDING in weights.names() else model.base_config["vocab_size"],
+        )
         if weights.base_tied and not weights.tied:
             changes.append("lm_head.weight: written, the adapter made it differ from the input embeddings")
         rounding = _Rounding(weights, dtype)
@@ -65,8 +75,11 @@ def merge_adapter(adapter: Artifact, out: Path, *, dtype: Dtype = "float16", bas
             draft.details["trained_on"] = model.trained_on
         if rounding.unchanged:
             draft.details["rounded_away"] = rounding.unchanged
-            print(f"note: {len(rounding.unchanged)} of {len(weights.changed_names())} deltas vanish when rounded to "
-                  f"{dtype}: {listed(rounding.unchanged)}", file=sys.stderr)
+            print(
+                f"note: {len(rounding.unchanged)} of {len(weights.changed_names())} deltas vanish when rounded to "
+                f"{dtype}: {listed(rounding.unchanged)}",
+                file=sys.stderr,
+            )
     return draft.finished
 
 
@@ -106,9 +119,17 @@ class _Rounding:
         if self.problems:
             raise AssayError("the merge is not finite", where=where, got=listed(self.problems, 20))
         if self.overflows:
-            raise AssayError(f"merged weights do not fit into {self.dtype}", where=where, expected="at most 65504",
-                             got=listed(self.overflows, 20), hint="--dtype bfloat16 or --dtype float32")
+            raise AssayError(
+                f"merged weights do not fit into {self.dtype}",
+                where=where,
+                expected="at most 65504",
+                got=listed(self.overflows, 20),
+                hint="--dtype bfloat16 or --dtype float32",
+            )
         lora = self.weights.lora
         if len(self.unchanged) == len(lora.pairs) and not lora.replaced and base_weights == "w16":
-            raise AssayError(f"the adapter changes nothing: every delta vanishes when rounded to {self.dtype}",
-                             where=where, hint="--dtype float32")
+            raise AssayError(
+                f"the adapter changes nothing: every delta vanishes when rounded to {self.dtype}",
+                where=where,
+                hint="--dtype float32",
+            )

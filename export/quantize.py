@@ -27,8 +27,10 @@ class TypesFound:
         """The fallbacks in one sentence."""
         types = Counter(line.split(": ")[1].split(",")[0] for line in self.fallbacks)
         columns = sorted({int(line.rsplit(" ", 2)[1]) for line in self.fallbacks})
-        return (f"{quant.upper()}: {len(self.fallbacks)} tensors fell back to {', '.join(sorted(types))} because "
-                f"{', '.join(map(str, columns))} is not a multiple of {FILE_TYPES[quant][1]}")
+        return (
+            f"{quant.upper()}: {len(self.fallbacks)} tensors fell back to {', '.join(sorted(types))} because "
+            f"{', '.join(map(str, columns))} is not a multiple of {FILE_TYPES[quant][1]}"
+        )
 
 
 @contextmanager
@@ -64,8 +66,11 @@ def quantize(source: Path, target: Path, quant: str, threads: int) -> None:
     with quiet_llama() as log:
         code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
-        raise AssayError(f"llama.cpp could not quantize to {quant}", where=str(source),
-                         got="".join(log[-4:]).strip() or f"code {code}")
+        raise AssayError(
+            f"llama.cpp could not quantize to {quant}",
+            where=str(source),
+            got="".join(log[-4:]).strip() or f"code {code}",
+        )
 
 
 def types_found(path: Path, quant: str) -> TypesFound:
@@ -79,6 +84,9 @@ def types_found(path: Path, quant: str) -> TypesFound:
     fallbacks = []
     if quant in FILE_TYPES:
         block = FILE_TYPES[quant][1]
-        fallbacks = [f"{tensor.name}: {tensor.tensor_type.name}, {tensor.shape[0]} columns" for tensor in reader.tensors
-                     if len(tensor.shape) > 1 and int(tensor.shape[0]) % block]
+        fallbacks = [
+            f"{tensor.name}: {tensor.tensor_type.name}, {tensor.shape[0]} columns"
+            for tensor in reader.tensors
+            if len(tensor.shape) > 1 and int(tensor.shape[0]) % block
+        ]
     return TypesFound(dict(sorted(types.items())), round(size_bits / count, 4), fallbacks)

@@ -29,17 +29,28 @@ def prove_reload(folder: Path, changed: Sequence[str], base_folder: Path) -> Non
         AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         GenerationConfig.from_pretrained(folder).validate(strict=True)
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise AssayError("the merged model does not load again", where=str(folder),
-                         got=f"{type(error).__name__}: {error}") from None
-    problems = [f"{name}: {kind}" for kind, key in (("missing", "missing_keys"), ("unexpected", "unexpected_keys"),
-                ("of another shape", "mismatched_keys")) for name in info[key]]
-    problems += [f"{name}: not finite" for name, tensor in model.named_parameters()
-                 if not bool(torch.isfinite(tensor).all())]
+        raise AssayError(
+            "the merged model does not load again", where=str(folder), got=f"{type(error).__name__}: {error}"
+        ) from None
+    problems = [
+        f"{name}: {kind}"
+        for kind, key in (
+            ("missing", "missing_keys"),
+            ("unexpected", "unexpected_keys"),
+            ("of another shape", "mismatched_keys"),
+        )
+        for name in info[key]
+    ]
+    problems += [
+        f"{name}: not finite" for name, tensor in model.named_parameters() if not bool(torch.isfinite(tensor).all())
+    ]
     if problems:
-        raise AssayError("the merged model does not load again as it was written", where=str(folder),
-                         got=listed(problems, 20))
+        raise AssayError(
+            "the merged model does not load again as it was written", where=str(folder), got=listed(problems, 20)
+        )
     loaded = dict(model.named_parameters())
     base = FolderWeights.open(base_folder)
     for name in changed:

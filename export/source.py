@@ -53,12 +53,19 @@ def open_model(model: Artifact) -> OpenedModel:
         weights = FolderWeights.open(model.folder)
         config = read_json(model.folder / "config.json")
         parent = Parent("merged", str(model.path.resolve()), model.digest)
-        return OpenedModel((parent,), inherited, lambda scratch: Source(
-            model.folder, config, weights, str(model.path), inherited, _license(model.folder)))
+        return OpenedModel(
+            (parent,),
+            inherited,
+            lambda scratch: Source(model.folder, config, weights, str(model.path), inherited, _license(model.folder)),
+        )
     if model.kind == "adapter":
         return _open_adapter(model, {**inherited, "merged_on": "w16"})
-    raise AssayError("this artifact cannot be exported to GGUF", where=str(model.path), got=model.kind,
-                     expected="a merged or plain model folder, or an adapter")
+    raise AssayError(
+        "this artifact cannot be exported to GGUF",
+        where=str(model.path),
+        got=model.kind,
+        expected="a merged or plain model folder, or an adapter",
+    )
 
 
 def _open_adapter(model: Artifact, details: dict[str, Any]) -> OpenedModel:
@@ -71,8 +78,14 @@ def _open_adapter(model: Artifact, details: dict[str, Any]) -> OpenedModel:
     def source(scratch: Path) -> Source:
         rows = weights.shape(EMBEDDING)[0] if EMBEDDING in weights.names() else adapted.base_config["vocab_size"]
         Cleaner(adapted.base_folder, model.folder, scratch).write_all(dtype="float32", tied=weights.tied, rows=rows)
-        return Source(scratch, read_json(scratch / "config.json"), weights, str(model.path), details,
-                      _license(adapted.base_folder))
+        return Source(
+            scratch,
+            read_json(scratch / "config.json"),
+            weights,
+            str(model.path),
+            details,
+            _license(adapted.base_folder),
+        )
 
     parents = (Parent("adapter", str(model.path.resolve()), model.digest), adapted.base)
     return OpenedModel(parents, details, source)

@@ -17,8 +17,16 @@ QUANTS = ("f32", "f16", "q8_0", "q4_k_m")
 _SCRATCH = ".scratch"
 
 
-def export_gguf(model: Artifact, out: Path, *, quants: Sequence[str], check: Check = "structure", strict: bool = False,
-                threads: int = 2, name: str | None = None) -> list[Artifact]:
+def export_gguf(
+    model: Artifact,
+    out: Path,
+    *,
+    quants: Sequence[str],
+    check: Check = "structure",
+    strict: bool = False,
+    threads: int = 2,
+    name: str | None = None,
+) -> list[Artifact]:
     """Export a Llama-family model to GGUF. Either all artifacts are made or, on an error, none.
 
     Args:
@@ -48,9 +56,19 @@ def export_gguf(model: Artifact, out: Path, *, quants: Sequence[str], check: Che
     out.mkdir(parents=True, exist_ok=True)
     tools = tool_versions("gguf", "llama-cpp-python", "torch", "transformers")
     with ExitStack() as stack:
-        drafts: dict[str, Draft] = {quant: stack.enter_context(new_artifact(
-            out / quant, "gguf", name, parents=opened.parents, details={**opened.details, "quant": quant},
-            tools=tools)) for quant in quants}
+        drafts: dict[str, Draft] = {
+            quant: stack.enter_context(
+                new_artifact(
+                    out / quant,
+                    "gguf",
+                    name,
+                    parents=opened.parents,
+                    details={**opened.details, "quant": quant},
+                    tools=tools,
+                )
+            )
+            for quant in quants
+        }
         paths = {quant: draft.path / f"{name}-{quant.upper()}.gguf" for quant, draft in drafts.items()}
         scratch = drafts[quants[0]].path / _SCRATCH  # goes with the draft if this process is killed
         scratch.mkdir()
@@ -76,11 +94,20 @@ def export_gguf(model: Artifact, out: Path, *, quants: Sequence[str], check: Che
                 sentence = types.fallback_sentence(quant)
                 print(sentence, file=sys.stderr)
                 if strict:
-                    raise AssayError(f"{quant} is not what this model can take", where=source.where, got=sentence,
-                                     hint="leave out --strict, or take q8_0 or f16")
+                    raise AssayError(
+                        f"{quant} is not what this model can take",
+                        where=source.where,
+                        got=sentence,
+                        hint="leave out --strict, or take q8_0 or f16",
+                    )
             found = check_structure(paths[quant], plan, source)
-            draft.details |= {"tensor_types": types.tensor_types, "bits_per_weight": types.bits_per_weight,
-                              "fallbacks": types.fallbacks, "tokenizer": plan.tables.pre, **found}
+            draft.details |= {
+                "tensor_types": types.tensor_types,
+                "bits_per_weight": types.bits_per_weight,
+                "fallbacks": types.fallbacks,
+                "tokenizer": plan.tables.pre,
+                **found,
+            }
             if found["extra_stop_ids"]:
                 print(f"note: llama.cpp also stops at {found['extra_stop_ids']}", file=sys.stderr)
         if check == "logits":
@@ -96,8 +123,12 @@ def export_gguf(model: Artifact, out: Path, *, quants: Sequence[str], check: Che
 def _refuse_quants(quants: Sequence[str], out: Path) -> None:
     unknown = [quant for quant in quants if quant not in QUANTS]
     if unknown:
-        raise AssayError("no such quantization", got=listed(unknown), expected=", ".join(QUANTS),
-                         hint=did_you_mean(unknown[0], QUANTS))
+        raise AssayError(
+            "no such quantization",
+            got=listed(unknown),
+            expected=", ".join(QUANTS),
+            hint=did_you_mean(unknown[0], QUANTS),
+        )
     if not quants or len(set(quants)) != len(quants):
         raise AssayError("quantizations are given once each, and at least one", got=", ".join(quants) or "none")
     for quant in quants:
@@ -108,5 +139,7 @@ def _say_notes(notes: Sequence[str], normalizes_nfc: bool) -> None:
     if notes:
         print(f"note: added tokens llama.cpp treats more simply: {listed(notes)}", file=sys.stderr)
     if normalizes_nfc:
-        print("note: the tokenizer composes characters (NFC) first; llama.cpp does not, so send composed text",
-              file=sys.stderr)
+        print(
+            "note: the tokenizer composes characters (NFC) first; llama.cpp does not, so send composed text",
+            file=sys.stderr,
+        )

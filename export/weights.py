@@ -59,8 +59,12 @@ class FolderWeights:
         if single.is_file():
             return cls(folder, dict.fromkeys(_names_in(single), single))
         if not index.is_file():
-            raise AssayError("there are no weights here", where=str(folder), expected=f"{SINGLE_FILE} or {INDEX_FILE}",
-                             hint="weights are read from safetensors only")
+            raise AssayError(
+                "there are no weights here",
+                where=str(folder),
+                expected=f"{SINGLE_FILE} or {INDEX_FILE}",
+                hint="weights are read from safetensors only",
+            )
         weight_map: dict[str, str] = read_json(index).get("weight_map", {})
         problems = []
         present: dict[str, set[str]] = {}
@@ -70,13 +74,23 @@ class FolderWeights:
                 problems.append(f"{shard}: no such shard")
                 continue
             present[shard] = set(_names_in(path))
-            problems += [f"{name}: in {shard} but not in the index" for name in sorted(present[shard])
-                         if weight_map.get(name) != shard]
-        problems += [f"{name}: not in {shard}" for name, shard in sorted(weight_map.items())
-                     if shard in present and name not in present[shard]]
+            problems += [
+                f"{name}: in {shard} but not in the index"
+                for name in sorted(present[shard])
+                if weight_map.get(name) != shard
+            ]
+        problems += [
+            f"{name}: not in {shard}"
+            for name, shard in sorted(weight_map.items())
+            if shard in present and name not in present[shard]
+        ]
         if problems or not weight_map:
-            raise AssayError("the shards and their index disagree", where=str(index),
-                             got=listed(problems, 20) or "an empty index", hint="download or save the model again")
+            raise AssayError(
+                "the shards and their index disagree",
+                where=str(index),
+                got=listed(problems, 20) or "an empty index",
+                hint="download or save the model again",
+            )
         return cls(folder, {name: folder / shard for name, shard in weight_map.items()})
 
     @classmethod
@@ -120,8 +134,12 @@ def _names_in(path: Path) -> list[str]:
         with safe_open(path, framework="np") as shard:
             return list(shard.keys())
     except (SafetensorError, OSError) as error:
-        raise AssayError("a weights file cannot be read", where=str(path), got=str(error),
-                         hint="it may be cut short: download or save it again") from None
+        raise AssayError(
+            "a weights file cannot be read",
+            where=str(path),
+            got=str(error),
+            hint="it may be cut short: download or save it again",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -141,8 +159,12 @@ class PlannedTensor:
         return size
 
 
-def write_shards(folder: Path, planned: Sequence[PlannedTensor], values: Callable[[str], torch.Tensor],
-                 shard_bytes: int = SHARD_BYTES) -> None:
+def write_shards(
+    folder: Path,
+    planned: Sequence[PlannedTensor],
+    values: Callable[[str], torch.Tensor],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write model.safetensors, or shards with an index, in name order, one tensor in memory at a time.
 
     Args:
@@ -168,8 +190,9 @@ def write_shards(folder: Path, planned: Sequence[PlannedTensor], values: Callabl
         _write_file(folder / name, shard, values)
         weight_map |= {tensor.name: name for tensor in shard}
     total = sum(tensor.size_bytes for tensor in planned)
-    (folder / INDEX_FILE).write_text(json.dumps(
-        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n")
+    (folder / INDEX_FILE).write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
+    )
 
 
 def _write_file(path: Path, planned: Iterable[PlannedTensor], values: Callable[[str], torch.Tensor]) -> None:
@@ -180,8 +203,11 @@ def _write_file(path: Path, planned: Iterable[PlannedTensor], values: Callable[[
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in planned:
-        header[tensor.name] = {"dtype": _SAFETENSORS_NAMES[tensor.dtype], "shape": list(tensor.shape),
-                               "data_offsets": [offset, offset + tensor.size_bytes]}
+        header[tensor.name] = {
+            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.size_bytes],
+        }
         offset += tensor.size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -115,7 +115,7 @@ class _Run:
             train=part["train"],
             generate=part["generate"],
         )
-        adapter = self._stage("adapter", from_key, lambda path: self._train(splits, path))
+        adapter = self._stage("adapter", from_key, lambda path: self._train(splits, from_key, path))
         if until == "adapter":
             return self.result
         from_key = key_of(adapter=from_key, merge=part["merge"])
@@ -140,9 +140,14 @@ class _Run:
         self.result.artifacts[stage] = artifact
         return artifact
 
-    def _train(self, splits: Splits, path: Path) -> Artifact:
+    def _train(self, splits: Splits, key: str, path: Path) -> Artifact:
+        from trainer.checkpoint import work_folder
         from trainer.train import train_adapter
 
+        unfinished = work_folder(path).name
+        if not self.ledger.noted(unfinished, key, ""):  # what a killed training of another recipe left
+            self.ledger.set_aside(unfinished)
+        self.ledger.note(unfinished, key, "")
         return train_adapter(self.recipe, splits, path, resume=True, device=self.device, threads=self.threads)
 
     def _merge(self, adapter: Artifact, path: Path) -> Artifact:

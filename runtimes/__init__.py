@@ -14,9 +14,16 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 KvDtype = Literal["f16", "f32"]
 
 
-def load_runtime(artifact: Artifact, *, threads: int = 2, base_weights: Weights | None = None,
-                 merge_dtype: Dtype | None = None, context_length: int | None = None, kv_dtype: KvDtype = "f16",
-                 parallel: int = 8) -> Runtime:
+def load_runtime(
+    artifact: Artifact,
+    *,
+    threads: int = 2,
+    base_weights: Weights | None = None,
+    merge_dtype: Dtype | None = None,
+    context_length: int | None = None,
+    kv_dtype: KvDtype = "f16",
+    parallel: int = 8,
+) -> Runtime:
     """Load an artifact into the engine that runs its kind: torch in float32, or llama.cpp.
 
     Args:
@@ -43,33 +50,52 @@ def load_runtime(artifact: Artifact, *, threads: int = 2, base_weights: Weights 
                 raise _not_installed(artifact, error, "eval") from None
             if merge_dtype is not None and artifact.kind != "adapter":
                 raise AssayError("merge_dtype is for adapters only", where=str(artifact.path), got=artifact.kind)
-            torch_runtime = TorchRuntime(artifact, threads=threads, base_weights=base_weights, merge_dtype=merge_dtype,
-                                         context_length=context_length, parallel=parallel)
+            torch_runtime = TorchRuntime(
+                artifact,
+                threads=threads,
+                base_weights=base_weights,
+                merge_dtype=merge_dtype,
+                context_length=context_length,
+                parallel=parallel,
+            )
             runtime, plain = torch_runtime, torch_runtime.chat.plain
         case "gguf":
             if base_weights is not None or merge_dtype is not None:
-                raise AssayError("base_weights and merge_dtype are for model folders, not for a .gguf",
-                                 where=str(artifact.path))
+                raise AssayError(
+                    "base_weights and merge_dtype are for model folders, not for a .gguf", where=str(artifact.path)
+                )
             try:
                 from runtimes.llama_cpp import LlamaCppRuntime
             except ModuleNotFoundError as error:
                 raise _not_installed(artifact, error, "serve") from None
-            llama_runtime = LlamaCppRuntime(artifact.gguf_path, threads=threads, context_length=context_length,
-                                            kv_dtype=kv_dtype, parallel=parallel)
+            llama_runtime = LlamaCppRuntime(
+                artifact.gguf_path, threads=threads, context_length=context_length, kv_dtype=kv_dtype, parallel=parallel
+            )
             runtime, plain = llama_runtime, llama_runtime.chat.plain
         case "gguf-lora":
-            raise AssayError("a LoRA adapter in GGUF form cannot run by itself", where=str(artifact.path),
-                             hint="open the PEFT adapter it was made from, or export the merged model: "
-                                  "assay export gguf ADAPTER --out DIR")
+            raise AssayError(
+                "a LoRA adapter in GGUF form cannot run by itself",
+                where=str(artifact.path),
+                hint="open the PEFT adapter it was made from, or export the merged model: "
+                "assay export gguf ADAPTER --out DIR",
+            )
         case "onnx":
-            raise AssayError("there is no engine for ONNX here yet", where=str(artifact.path),
-                             hint="open the merged folder or the .gguf of the same model")
+            raise AssayError(
+                "there is no engine for ONNX here yet",
+                where=str(artifact.path),
+                hint="open the merged folder or the .gguf of the same model",
+            )
     if plain:
-        print(f"note: {artifact.name} has no chat template of its own; the plain completion format is used",
-              file=sys.stderr)
+        print(
+            f"note: {artifact.name} has no chat template of its own; the plain completion format is used",
+            file=sys.stderr,
+        )
     return runtime
 
 
 def _not_installed(artifact: Artifact, error: ModuleNotFoundError, extra: str) -> AssayError:
-    return AssayError(f"the engine for this artifact is not installed: no module named {error.name}",
-                      where=str(artifact.path), hint=f'pip install "assay[{extra}]"')
+    return AssayError(
+        f"the engine for this artifact is not installed: no module named {error.name}",
+        where=str(artifact.path),
+        hint=f'pip install "assay[{extra}]"',
+    )

@@ -18,8 +18,15 @@ _BROKEN = "\ufffd"  # what a decoder writes for the first bytes of a character w
 class Answer:
     """Collects the tokens of one completion. Depends on its own prompt and the params alone, not on its neighbours."""
 
-    def __init__(self, prompt: Sequence[int], params: GenerateParams, *, end_ids: frozenset[int], context_length: int,
-                 decode: Decode) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: GenerateParams,
+        *,
+        end_ids: frozenset[int],
+        context_length: int,
+        decode: Decode,
+    ) -> None:
         self.prompt = prompt
         self.ids: list[int] = []
         self.stop: Literal["eos", "length"] | None = None
@@ -55,7 +62,7 @@ class Answer:
             text = self._decode(self.ids)
             cuts = [text.find(stop) for stop in self._params.stop if stop in text]
             if cuts:
-                self.stop, self._text = "eos", text[:min(cuts)]
+                self.stop, self._text = "eos", text[: min(cuts)]
                 return token
         if len(self.ids) >= self._most:
             self.stop = "length"
@@ -67,8 +74,8 @@ class Answer:
         if self.stop is None:
             text = text.rstrip(_BROKEN)
             held = [size for stop in self._params.stop for size in range(1, len(stop)) if text.endswith(stop[:size])]
-            text = text[:len(text) - max(held, default=0)]
-        piece, self._shown = text[self._shown:], max(self._shown, len(text))
+            text = text[: len(text) - max(held, default=0)]
+        piece, self._shown = text[self._shown :], max(self._shown, len(text))
         return piece
 
     def completion(self) -> Completion:
@@ -79,8 +86,10 @@ class Answer:
 
     def _choose(self, logits: np.ndarray) -> int:
         if not np.isfinite(logits.max()):
-            raise AssayError("the model's logits are not finite, so nothing can be generated",
-                             hint="its weights are damaged or overflowed: export it again, in another dtype")
+            raise AssayError(
+                "the model's logits are not finite, so nothing can be generated",
+                hint="its weights are damaged or overflowed: export it again, in another dtype",
+            )
         if self._random is None:
             return int(logits.argmax())
         scaled = (logits.astype(np.float64) - float(logits.max())) / self._params.temperature
@@ -99,8 +108,10 @@ def check_params(params: GenerateParams) -> None:
     if params.max_new_tokens < 1:
         raise AssayError("max_new_tokens must be at least 1", got=str(params.max_new_tokens))
     if params.temperature < 0 or not 0 < params.top_p <= 1:
-        raise AssayError("temperature must not be negative and top_p must be over 0 and at most 1",
-                         got=f"temperature={params.temperature}, top_p={params.top_p}")
+        raise AssayError(
+            "temperature must not be negative and top_p must be over 0 and at most 1",
+            got=f"temperature={params.temperature}, top_p={params.top_p}",
+        )
     if "" in params.stop:
         raise AssayError("a stop string must not be empty")
 
@@ -111,9 +122,13 @@ def check_prompts(prompts: Sequence[Sequence[int]], context_length: int, vocab_s
         if not prompt:
             raise AssayError("the prompt is empty", where=f"prompt {index}")
         if len(prompt) >= context_length:
-            raise AssayError("the prompt leaves no room in the context for one new token", where=f"prompt {index}",
-                             expected=f"at most {context_length - 1} tokens", got=f"{len(prompt)} tokens",
-                             hint="shorten the document, or load the model with a longer context")
+            raise AssayError(
+                "the prompt leaves no room in the context for one new token",
+                where=f"prompt {index}",
+                expected=f"at most {context_length - 1} tokens",
+                got=f"{len(prompt)} tokens",
+                hint="shorten the document, or load the model with a longer context",
+            )
         _check_ids(prompt, vocab_size, f"prompt {index}")
 
 
@@ -123,14 +138,23 @@ def check_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], context_le
         if not prompt:
             raise AssayError("the prompt is empty, so nothing predicts the first target", where=f"pair {index}")
         if len(prompt) + len(target) > context_length:
-            raise AssayError("prompt and target together exceed the context", where=f"pair {index}",
-                             expected=f"at most {context_length} tokens", got=f"{len(prompt)} + {len(target)} tokens",
-                             hint="shorten the document, or load the model with a longer context")
+            raise AssayError(
+                "prompt and target together exceed the context",
+                where=f"pair {index}",
+                expected=f"at most {context_length} tokens",
+                got=f"{len(prompt)} + {len(target)} tokens",
+                hint="shorten the document, or load the model with a longer context",
+            )
         _check_ids([*prompt, *target], vocab_size, f"pair {index}")
 
 
 def _check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:
     if min(ids) < 0 or max(ids) >= vocab_size:
         wrong = next(i for i in ids if not 0 <= i < vocab_size)
-        raise AssayError("an id is outside the model's vocabulary", where=where, expected=f"0 to {vocab_size - 1}",
-                         got=str(wrong), hint="were the ids made with another model's tokenizer?")
+        raise AssayError(
+            "an id is outside the model's vocabulary",
+            where=where,
+            expected=f"0 to {vocab_size - 1}",
+            got=str(wrong),
+            hint="were the ids made with another model's tokenizer?",
+        )

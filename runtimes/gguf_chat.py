@@ -51,8 +51,11 @@ class GgufVocab:
         """Ids without BOS or EOS; `control`: the text is one special token."""
         ids = self._tokenize(text, add_special=False, parse_special=control)
         if control and len(ids) != 1:
-            raise AssayError("the template writes a special token the GGUF does not have", where=str(self._path),
-                             got=f"{text!r} is {len(ids)} tokens")
+            raise AssayError(
+                "the template writes a special token the GGUF does not have",
+                where=str(self._path),
+                got=f"{text!r} is {len(ids)} tokens",
+            )
         return ids
 
     def tokenize_raw(self, text: str) -> list[int]:
@@ -67,8 +70,10 @@ class GgufVocab:
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise AssayError("the text holds half of a surrogate pair, which is no character",
-                             got=f"{text[error.start]!r} at character {error.start}") from None
+            raise AssayError(
+                "the text holds half of a surrogate pair, which is no character",
+                got=f"{text[error.start]!r} at character {error.start}",
+            ) from None
         room = len(data) + 16
         while True:
             buffer = (api.llama_token * room)()
@@ -105,9 +110,17 @@ class GgufVocab:
         return None if text is None else text.decode("utf-8", errors="replace")
 
     def _chat_format(self, eos_id: int | None) -> ChatFormat:
-        special = {self._text(i) for i in range(self.size)
-                   if api.llama_vocab_get_attr(self._vocab, i) & (_ATTR_CONTROL | _ATTR_UNKNOWN)}
+        special = {
+            self._text(i)
+            for i in range(self.size)
+            if api.llama_vocab_get_attr(self._vocab, i) & (_ATTR_CONTROL | _ATTR_UNKNOWN)
+        }
         template = self.metadata("tokenizer.chat_template")
-        return ChatFormat(template or PLAIN_TEMPLATE, tuple(sorted(text for text in special if text)),
-                          self._text(self.bos_id), self._text(eos_id), bool(api.llama_vocab_get_add_bos(self._vocab)),
-                          plain=not template or template == PLAIN_TEMPLATE)
+        return ChatFormat(
+            template or PLAIN_TEMPLATE,
+            tuple(sorted(text for text in special if text)),
+            self._text(self.bos_id),
+            self._text(eos_id),
+            bool(api.llama_vocab_get_add_bos(self._vocab)),
+            plain=not template or template == PLAIN_TEMPLATE,
+        )

@@ -66,8 +66,10 @@ class LlamaCppRuntime:
     def _answers(self, prompts: Sequence[Sequence[int]], params: GenerateParams) -> list[Answer]:
         check_params(params)
         check_prompts(prompts, self.context_length, self.vocab_size)
-        return [Answer(prompt, params, end_ids=self._vocab.end_ids, context_length=self.context_length,
-                       decode=self.decode) for prompt in prompts]
+        return [
+            Answer(prompt, params, end_ids=self._vocab.end_ids, context_length=self.context_length, decode=self.decode)
+            for prompt in prompts
+        ]
 
     def generate(self, prompts: Sequence[Sequence[int]], params: GenerateParams) -> list[Completion]:
         """One completion per prompt, in order; a finished sequence makes room for the next prompt at once."""
@@ -157,15 +159,18 @@ class LlamaCppRuntime:
             self._engine.share(source, sequence)
         logits = self._run(tails, self._engine.max_outputs)
         ends = np.cumsum([len(target) for _, target in window])
-        return [logits[end - len(target):end] for end, (_, target) in zip(ends, window, strict=True)]
+        return [logits[end - len(target) : end] for end, (_, target) in zip(ends, window, strict=True)]
 
     def _run(self, batch: _Batch, most: int) -> np.ndarray:
         """Decode in pieces of `most` tokens; the outputs' logits, one array."""
         parts = [np.zeros((0, self.vocab_size), np.float32)]
         for start in range(0, len(batch.tokens), most):
             part = slice(start, start + most)
-            parts.append(self._engine.decode(batch.tokens[part], batch.positions[part], batch.sequences[part],
-                                             batch.outputs[part]))
+            parts.append(
+                self._engine.decode(
+                    batch.tokens[part], batch.positions[part], batch.sequences[part], batch.outputs[part]
+                )
+            )
         return np.concatenate(parts)
 
     def close(self) -> None:

@@ -44,8 +44,12 @@ def load_model(path: Path) -> Any:
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         said = [line for line in _log if "error" in line] or list(_log)
-        raise AssayError("llama.cpp cannot load the file", where=str(path), got=said[0] if said else "no reason",
-                         hint="is it complete? assay inspect compares it with its manifest")
+        raise AssayError(
+            "llama.cpp cannot load the file",
+            where=str(path),
+            got=said[0] if said else "no reason",
+            hint="is it complete? assay inspect compares it with its manifest",
+        )
     if api.llama_model_has_encoder(model):
         api.llama_model_free(model)
         raise AssayError("the file holds an encoder-decoder model, which is not run here", where=str(path))
@@ -90,8 +94,11 @@ class Engine:
             self._params.n_outputs_max = max(self.max_outputs, sequences)
             context = api.llama_init_from_model(self._model, self._params)
             if not context:
-                raise AssayError(f"llama.cpp cannot make a context of {self._params.n_ctx} tokens",
-                                 got=_log[-1] if _log else "no reason", hint="shorter documents, or more memory")
+                raise AssayError(
+                    f"llama.cpp cannot make a context of {self._params.n_ctx} tokens",
+                    got=_log[-1] if _log else "no reason",
+                    hint="shorter documents, or more memory",
+                )
             self._context = context
         api.llama_memory_clear(self._memory, True)
 
@@ -99,8 +106,9 @@ class Engine:
     def _memory(self) -> Any:
         return api.llama_get_memory(self._context)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int],
-               outputs: Sequence[bool]) -> np.ndarray:
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
+    ) -> np.ndarray:
         """Run at most BATCH_TOKENS tokens, of which at most `max_outputs` (or one per sequence) give logits.
 
         Returns:
@@ -110,10 +118,14 @@ class Engine:
         self._token[:count], self._position[:count] = tokens, positions
         self._sequence[:count], self._output[:count] = sequences, outputs
         batch = api.llama_batch(
-            n_tokens=count, token=_pointer(self._token, ctypes.c_int32), embd=None,
-            pos=_pointer(self._position, ctypes.c_int32), n_seq_id=_pointer(self._one, ctypes.c_int32),
+            n_tokens=count,
+            token=_pointer(self._token, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._position, ctypes.c_int32),
+            n_seq_id=_pointer(self._one, ctypes.c_int32),
             seq_id=_pointer(self._pointers, ctypes.POINTER(ctypes.c_int32)),
-            logits=_pointer(self._output, ctypes.c_int8))
+            logits=_pointer(self._output, ctypes.c_int8),
+        )
         code = api.llama_decode(self._context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}: {_log[-1] if _log else ''}")

@@ -27,14 +27,16 @@ def dequantized_nf4(weight: torch.Tensor, double_quant: bool, block_size: int = 
         from bitsandbytes import functional
     except ModuleNotFoundError:
         raise AssayError("NF4 weights need bitsandbytes", hint='pip install "assay[eval]"') from None
-    packed, state = functional.quantize_4bit(weight.contiguous(), blocksize=block_size,
-                                             compress_statistics=double_quant, quant_type="nf4")
+    packed, state = functional.quantize_4bit(
+        weight.contiguous(), blocksize=block_size, compress_statistics=double_quant, quant_type="nf4"
+    )
     values: torch.Tensor = functional.dequantize_4bit(packed, state)
     return values.reshape(weight.shape).to(weight.dtype)
 
 
-def put_on_nf4(model: torch.nn.Module, output: torch.nn.Module | None, double_quant: bool,
-               block_size: int = BLOCK_SIZE) -> list[str]:
+def put_on_nf4(
+    model: torch.nn.Module, output: torch.nn.Module | None, double_quant: bool, block_size: int = BLOCK_SIZE
+) -> list[str]:
     """Replace the weight of every linear layer but `output` (the lm_head) by its NF4 value, in place.
 
     Returns:

@@ -46,19 +46,29 @@ def load_adapter(artifact: Artifact, *, base_weights: str | None, merge_dtype: s
     folder = artifact.folder
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
-        raise AssayError("only LoRA adapters can be run", where=str(folder / "adapter_config.json"),
-                         expected='"peft_type": "LORA"', got=str(config.get("peft_type")))
+        raise AssayError(
+            "only LoRA adapters can be run",
+            where=str(folder / "adapter_config.json"),
+            expected='"peft_type": "LORA"',
+            got=str(config.get("peft_type")),
+        )
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise AssayError("the adapter's weights are missing; they are read from safetensors only",
-                         where=str(folder / ADAPTER_WEIGHTS))
+        raise AssayError(
+            "the adapter's weights are missing; they are read from safetensors only",
+            where=str(folder / ADAPTER_WEIGHTS),
+        )
     base_folder = _base_folder(artifact, config)
     words = folder if any((folder / name).is_file() for name in _TOKENIZER_FILES) else base_folder
     model = _load_base(base_folder)
     _resize(model, folder / ADAPTER_WEIGHTS)
     trained_on = artifact.details.get("trained_on", {})
     if (base_weights or trained_on.get("quant", "w16")) == "nf4":
-        put_on_nf4(model, model.get_output_embeddings(), bool(trained_on.get("double_quant", True)),
-                   int(trained_on.get("block_size", BLOCK_SIZE)))
+        put_on_nf4(
+            model,
+            model.get_output_embeddings(),
+            bool(trained_on.get("double_quant", True)),
+            int(trained_on.get("block_size", BLOCK_SIZE)),
+        )
     adapted = _put_on(model, folder)
     if merge_dtype is not None:
         return Loaded(_merged(adapted, folder, getattr(torch, merge_dtype)).eval(), words, base_folder)
@@ -69,13 +79,20 @@ def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
     parent = artifact.parent("base")
     reference = parent.path if parent else config.get("base_model_name_or_path")
     if not reference:
-        raise AssayError("the adapter does not name its base", where=str(artifact.folder / "adapter_config.json"),
-                         expected="base_model_name_or_path")
+        raise AssayError(
+            "the adapter does not name its base",
+            where=str(artifact.folder / "adapter_config.json"),
+            expected="base_model_name_or_path",
+        )
     base = resolve_model(reference, config.get("revision") if not parent else None)
     if parent and open_artifact(base).digest != parent.digest:
-        raise AssayError("the base is not the one the adapter was trained on", where=str(base),
-                         expected=f"digest {parent.digest[:12]}", got=f"digest {open_artifact(base).digest[:12]}",
-                         hint="restore the base's files, or train again")
+        raise AssayError(
+            "the base is not the one the adapter was trained on",
+            where=str(base),
+            expected=f"digest {parent.digest[:12]}",
+            got=f"digest {open_artifact(base).digest[:12]}",
+            hint="restore the base's files, or train again",
+        )
     return base
 
 
@@ -87,19 +104,34 @@ def _load_base(folder: Path) -> Any:
     if config.get("is_encoder_decoder"):
         raise AssayError("not a causal language model", where=str(folder), got=str(config.get("model_type")))
     if config.get("quantization_config"):
-        raise AssayError("the folder says its weights are quantized; the reference runs on plain weights",
-                         where=str(folder / "config.json"), got="quantization_config",
-                         hint="use the 16-bit model, or remove a stale quantization_config")
+        raise AssayError(
+            "the folder says its weights are quantized; the reference runs on plain weights",
+            where=str(folder / "config.json"),
+            got="quantization_config",
+            hint="use the 16-bit model, or remove a stale quantization_config",
+        )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", trust_remote_code=False,
-            local_files_only=True, output_loading_info=True)
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise AssayError("the folder's files do not make a model", where=str(folder),
-                         got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
+        raise AssayError(
+            "the folder's files do not make a model",
+            where=str(folder),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+        ) from None
     problems = [f"{name}: missing" for name in sorted(info["missing_keys"])]
-    problems += [f"{name}: not part of the model" for name in sorted(info["unexpected_keys"])
-                 if not name.endswith("rotary_emb.inv_freq")]  # old folders store this buffer
+    problems += [
+        f"{name}: not part of the model"
+        for name in sorted(info["unexpected_keys"])
+        if not name.endswith("rotary_emb.inv_freq")
+    ]  # old folders store this buffer
     problems += [f"{entry[0]}: of another shape" for entry in sorted(info["mismatched_keys"], key=str)]
     if problems:
         raise AssayError("the folder's tensors do not match its config", where=str(folder), got=listed(problems))
@@ -111,8 +143,11 @@ def _resize(model: Any, weights: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(weights, "pt") as file:
-        rows = {file.get_slice(key).get_shape()[0] for key in file.keys()  # noqa: SIM118 - it is no dict
-                if key.endswith(_EMBEDDINGS)}
+        rows = {
+            file.get_slice(key).get_shape()[0]
+            for key in file.keys()  # noqa: SIM118 - it is no dict
+            if key.endswith(_EMBEDDINGS)
+        }
     if rows and rows != {model.get_input_embeddings().weight.shape[0]}:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
@@ -131,15 +166,22 @@ def _put_on(model: Any, folder: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # PEFT warns of keys that do not match; below they are errors
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise AssayError("the adapter cannot be put on this base", where=str(folder),
-                         got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
+        raise AssayError(
+            "the adapter cannot be put on this base",
+            where=str(folder),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+        ) from None
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     whole = {key for key in found if key.endswith(_EMBEDDINGS) and key.removeprefix("base_model.model.") in own}
     problems = [f"{key}: the model has no such place" for key in sorted(found - wanted - whole)]
     problems += [f"{key}: missing from the file" for key in sorted(wanted - found)]
     if problems:
-        raise AssayError("the adapter's keys do not match the model", where=where, got=listed(problems, 4),
-                         hint="is it the right base, and the adapter unchanged?")
+        raise AssayError(
+            "the adapter's keys do not match the model",
+            where=where,
+            got=listed(problems, 4),
+            hint="is it the right base, and the adapter unchanged?",
+        )
     return adapted
 
 
@@ -164,6 +206,10 @@ def context_of(folder: Path) -> int:
     config = read_json(folder / "config.json")
     length = config.get("max_position_embeddings")
     if not isinstance(length, int):
-        raise AssayError("the config does not say how long the context is", where=str(folder / "config.json"),
-                         expected="max_position_embeddings", got=json.dumps(length))
+        raise AssayError(
+            "the config does not say how long the context is",
+            where=str(folder / "config.json"),
+            expected="max_position_embeddings",
+            got=json.dumps(length),
+        )
     return length

@@ -28,11 +28,22 @@ class TorchRuntime:
 
     engine = "torch"
 
-    def __init__(self, artifact: Artifact, *, threads: int, base_weights: str | None, merge_dtype: str | None,
-                 context_length: int | None, parallel: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int,
+        base_weights: str | None,
+        merge_dtype: str | None,
+        context_length: int | None,
+        parallel: int,
+    ) -> None:
         torch.set_num_threads(threads)
-        loaded = (load_adapter(artifact, base_weights=base_weights, merge_dtype=merge_dtype)
-                  if artifact.kind == "adapter" else load_merged(artifact, base_weights=base_weights))
+        loaded = (
+            load_adapter(artifact, base_weights=base_weights, merge_dtype=merge_dtype)
+            if artifact.kind == "adapter"
+            else load_merged(artifact, base_weights=base_weights)
+        )
         self._model, self._parallel = loaded.model, parallel
         self._tokenizer = _tokenizer(loaded)
         self._tokenize = hf_tokenize(self._tokenizer)
@@ -61,7 +72,7 @@ class TorchRuntime:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` as a continuation, its leading space kept (SentencePiece decoders drop a text's first)."""
         whole = self._plain_decode([*self._anchor, *ids])
-        return whole[len(self._plain_decode(self._anchor)):]
+        return whole[len(self._plain_decode(self._anchor)) :]
 
     def _plain_decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -70,15 +81,17 @@ class TorchRuntime:
     def _answers(self, prompts: Sequence[Sequence[int]], params: GenerateParams) -> list[Answer]:
         check_params(params)
         check_prompts(prompts, self.context_length, self.vocab_size)
-        return [Answer(prompt, params, end_ids=self.stop_ids, context_length=self.context_length, decode=self.decode)
-                for prompt in prompts]
+        return [
+            Answer(prompt, params, end_ids=self.stop_ids, context_length=self.context_length, decode=self.decode)
+            for prompt in prompts
+        ]
 
     def generate(self, prompts: Sequence[Sequence[int]], params: GenerateParams) -> list[Completion]:
         """One completion per prompt, in order; prompts of like length run together."""
         answers = self._answers(prompts, params)
         order = sorted(answers, key=lambda answer: len(answer.prompt))
         for start in range(0, len(order), self._parallel):
-            for _ in self._steps(order[start:start + self._parallel]):
+            for _ in self._steps(order[start : start + self._parallel]):
                 pass
         return [answer.completion() for answer in answers]
 
@@ -101,13 +114,24 @@ class TorchRuntime:
         ids = torch.zeros(len(answers), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, answer in enumerate(answers):
-            ids[row, width - len(answer.prompt):] = torch.tensor(list(answer.prompt))
-            mask[row, width - len(answer.prompt):] = 1
+            ids[row, width - len(answer.prompt) :] = torch.tensor(list(answer.prompt))
+            mask[row, width - len(answer.prompt) :] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self._model.config)
         while True:
-            logits = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                                 use_cache=True, logits_to_keep=1).logits[:, -1].float().numpy()
+            logits = (
+                self._model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+                .numpy()
+            )
             tokens = [answer.take(row) for answer, row in zip(answers, logits, strict=True)]
             yield
             rows = [row for row, answer in enumerate(answers) if answer.stop is None]
@@ -158,15 +182,16 @@ class TorchRuntime:
         rows = [[*window[index][0], *window[index][1]][:-1] or list(window[index][0]) for index in batch]
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for number, row in enumerate(rows):
-            ids[number, :len(row)] = torch.tensor(row)
+            ids[number, : len(row)] = torch.tensor(row)
         first = min(len(window[index][0]) for index in batch) - 1  # the first position that predicts a target
-        logits = self._model(input_ids=ids, use_cache=False,
-                             logits_to_keep=torch.arange(first, ids.shape[1])).logits.float()
+        logits = self._model(
+            input_ids=ids, use_cache=False, logits_to_keep=torch.arange(first, ids.shape[1])
+        ).logits.float()
         found = {}
         for number, index in enumerate(batch):
             prompt, target = window[index]
             begin = len(prompt) - 1 - first
-            found[index] = logits[number, begin:begin + len(target)].numpy().copy()
+            found[index] = logits[number, begin : begin + len(target)].numpy().copy()
         return found
 
     def close(self) -> None:
@@ -180,5 +205,8 @@ def _tokenizer(loaded: Loaded) -> Any:
     try:
         return AutoTokenizer.from_pretrained(loaded.folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise AssayError("the tokenizer cannot be loaded", where=str(loaded.folder),
-                         got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
+        raise AssayError(
+            "the tokenizer cannot be loaded",
+            where=str(loaded.folder),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+        ) from None

@@ -142,14 +142,27 @@ def usage(prompt_tokens: int, completion: Completion) -> dict[str, int]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": made, "total_tokens": prompt_tokens + made}
 
 
-def error_body(message: str, code: str, *, param: str | None = None, kind: str = "invalid_request_error",
-               figures: dict[str, int] | None = None) -> dict[str, Any]:
+def error_body(
+    message: str,
+    code: str,
+    *,
+    param: str | None = None,
+    kind: str = "invalid_request_error",
+    figures: dict[str, int] | None = None,
+) -> dict[str, Any]:
     """OpenAI's error object; `figures` (token counts) are added beside the message.
 
     Lone surrogates, which JSON can carry and UTF-8 cannot, are written as escapes.
     """
-    return {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code,
-                      **(figures or {})}}
+    return {
+        "error": {
+            "message": _printable(message),
+            "type": kind,
+            "param": param and _printable(param),
+            "code": code,
+            **(figures or {}),
+        }
+    }
 
 
 def _printable(text: str) -> str:

@@ -39,8 +39,16 @@ def summarize(artifact: Path, file: Path, max_new_tokens: int | None, threads: i
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @_THREADS
 @_JSON
-def generate(artifact: Path, prompt: str, raw: bool, max_new_tokens: int, temperature: float, seed: int, threads: int,
-             as_json: bool) -> None:
+def generate(
+    artifact: Path,
+    prompt: str,
+    raw: bool,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    threads: int,
+    as_json: bool,
+) -> None:
     """Print the decoded continuation of a prompt, unchanged, and one newline."""
     from contract.runtime import GenerateParams
     from serve import once
@@ -60,8 +68,16 @@ def generate(artifact: Path, prompt: str, raw: bool, max_new_tokens: int, temper
 @click.option("--verdict", type=click.Path(path_type=Path), help="Default: verdict.json in the artifact's folder.")
 @_THREADS
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of prompt and answer. Default: the model's.")
-def serve(artifact: Path, host: str, port: int, api_key_file: Path | None, allow_unproven: bool, verdict: Path | None,
-          threads: int, context: int | None) -> None:
+def serve(
+    artifact: Path,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    allow_unproven: bool,
+    verdict: Path | None,
+    threads: int,
+    context: int | None,
+) -> None:
     """Serve a proven GGUF: POST /summarize, POST /v1/chat/completions, GET /v1/models, GET /healthz."""
     from contract.artifact import open_artifact
     from contract.errors import AssayError
@@ -69,8 +85,13 @@ def serve(artifact: Path, host: str, port: int, api_key_file: Path | None, allow
 
     opened = open_artifact(artifact)
     if opened.kind != "gguf":
-        raise AssayError("only a GGUF is served", where=str(artifact), got=f"an artifact of kind {opened.kind}",
-                         expected="gguf", hint="assay export gguf MODEL --out DIR --quant q4_k_m")
+        raise AssayError(
+            "only a GGUF is served",
+            where=str(artifact),
+            got=f"an artifact of kind {opened.kind}",
+            expected="gguf",
+            hint="assay export gguf MODEL --out DIR --quant q4_k_m",
+        )
     proven = True
     try:
         refuse_unproven(opened, verdict)

@@ -17,7 +17,8 @@ class DoesNotFitError(AssayError):
             "the prompt does not fit the context, and nothing is cut silently",
             expected=f"prompt and answer together at most {context_length} tokens",
             got=f"{prompt_tokens} tokens of prompt and up to {max_new_tokens} of answer",
-            hint="shorten the document, ask for fewer new tokens, or serve a model with a larger context")
+            hint="shorten the document, ask for fewer new tokens, or serve a model with a larger context",
+        )
 
 
 def answer_tokens(prompt_tokens: int, max_new_tokens: int | None, context_length: int) -> int:

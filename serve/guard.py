@@ -31,9 +31,13 @@ def read_api_key(path: Path) -> bytes:
     except OSError as error:
         raise AssayError("the API key file cannot be read", where=str(path), got=error.strerror) from None
     if len(lines) != 1:
-        raise AssayError("the API key file must hold one key", where=str(path), expected="one word",
-                         got="nothing" if not lines else f"{len(lines)} words",
-                         hint="python -c 'import secrets; print(secrets.token_urlsafe())' > FILE")
+        raise AssayError(
+            "the API key file must hold one key",
+            where=str(path),
+            expected="one word",
+            got="nothing" if not lines else f"{len(lines)} words",
+            hint="python -c 'import secrets; print(secrets.token_urlsafe())' > FILE",
+        )
     return lines[0]
 
 
@@ -68,8 +72,13 @@ class Guard:
             return message
 
         if not self._allowed(scope["path"], headers.get(b"authorization", b"")):
-            await _refuse(send_marked, 401, "invalid_api_key", "give the API key as Authorization: Bearer KEY",
-                          (b"www-authenticate", b"Bearer"))
+            await _refuse(
+                send_marked,
+                401,
+                "invalid_api_key",
+                "give the API key as Authorization: Bearer KEY",
+                (b"www-authenticate", b"Bearer"),
+            )
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._max_body_bytes:
@@ -86,6 +95,11 @@ class Guard:
 
 async def _refuse(send: Send, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}})
-    await send({"type": "http.response.start", "status": status, "headers": [
-        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers],
+        }
+    )
     await send({"type": "http.response.body", "body": body.encode()})

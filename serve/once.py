@@ -27,11 +27,17 @@ class Answer:
 
     def as_dict(self, text_key: str, text: str) -> dict[str, Any]:
         """For --json; *_ms are wall time in milliseconds."""
-        return {text_key: text, "stop": self.completion.stop, "prompt_tokens": self.completion.prompt_tokens,
-                "completion_tokens": len(self.completion.ids),
-                "first_token_ms": round(self.completion.first_token_ms, 3),
-                "total_ms": round(self.completion.total_ms, 3), "engine": self.engine, "model": self.artifact.name,
-                "digest": self.artifact.digest}
+        return {
+            text_key: text,
+            "stop": self.completion.stop,
+            "prompt_tokens": self.completion.prompt_tokens,
+            "completion_tokens": len(self.completion.ids),
+            "first_token_ms": round(self.completion.first_token_ms, 3),
+            "total_ms": round(self.completion.total_ms, 3),
+            "engine": self.engine,
+            "model": self.artifact.name,
+            "digest": self.artifact.digest,
+        }
 
 
 def max_new_tokens_of(artifact: Artifact) -> int:
@@ -74,8 +80,12 @@ def generate(path: Path, prompt: str, *, raw: bool, params: GenerateParams, thre
         AssayError: prompt and answer do not fit the context.
     """
     messages: Sequence[Message] = [Message("user", prompt)]
-    return _answer(open_artifact(path), lambda runtime: runtime.encode_raw(prompt) if raw else runtime.encode(messages),
-                   params, threads)
+    return _answer(
+        open_artifact(path),
+        lambda runtime: runtime.encode_raw(prompt) if raw else runtime.encode(messages),
+        params,
+        threads,
+    )
 
 
 def _answer(artifact: Artifact, encode: Callable[[Runtime], list[int]], params: GenerateParams, threads: int) -> Answer:
@@ -84,5 +94,5 @@ def _answer(artifact: Artifact, encode: Callable[[Runtime], list[int]], params: 
     with closing(load_runtime(artifact, threads=threads)) as runtime:
         ids = encode(runtime)
         tokens = answer_tokens(len(ids), params.max_new_tokens, runtime.context_length)
-        completion, = runtime.generate([ids], replace(params, max_new_tokens=tokens))
+        (completion,) = runtime.generate([ids], replace(params, max_new_tokens=tokens))
         return Answer(artifact, runtime.engine, completion)

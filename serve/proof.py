@@ -30,20 +30,31 @@ def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Ver
         artifact.verify()
     path = verdict_path or artifact.folder / VERDICT_FILE
     if verdict_path is None and not path.is_file():
-        raise UnprovenError(f"{artifact.name} is not proven: there is no verdict", where=str(path),
-                            hint="run assay eval, then give its file with --verdict EVAL_DIR/verdict.json")
+        raise UnprovenError(
+            f"{artifact.name} is not proven: there is no verdict",
+            where=str(path),
+            hint="run assay eval, then give its file with --verdict EVAL_DIR/verdict.json",
+        )
     verdicts = read_verdicts(path)
     mine = [verdict for verdict in verdicts if verdict.digest == artifact.digest]
     if not mine:
         judged = listed(f"{verdict.label} ({verdict.digest[:12]})" for verdict in verdicts) or "nothing"
-        raise UnprovenError(f"{artifact.name} is not proven: no verdict is about these bytes", where=str(path),
-                            expected=f"a verdict on digest {artifact.digest[:12]}", got=f"verdicts on {judged}",
-                            hint="run assay eval on this very artifact")
+        raise UnprovenError(
+            f"{artifact.name} is not proven: no verdict is about these bytes",
+            where=str(path),
+            expected=f"a verdict on digest {artifact.digest[:12]}",
+            got=f"verdicts on {judged}",
+            hint="run assay eval on this very artifact",
+        )
     outcome = worst([verdict.outcome for verdict in mine])
     verdict = next(verdict for verdict in mine if verdict.outcome == outcome)
     if outcome != "pass":
         against = [reason for reason in verdict.reasons if reason.outcome != "pass"]
         why = "\n    ".join(f"{reason.code} ({reason.outcome}): {reason.text}" for reason in against)
-        raise UnprovenError(f'{artifact.name} is not proven: the verdict on it is "{outcome}"', where=str(path),
-                            got=why or "no reason was recorded", hint="look at the report beside the evaluation")
+        raise UnprovenError(
+            f'{artifact.name} is not proven: the verdict on it is "{outcome}"',
+            where=str(path),
+            got=why or "no reason was recorded",
+            hint="look at the report beside the evaluation",
+        )
     return verdict

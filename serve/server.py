@@ -54,8 +54,9 @@ class Served:
     proven: bool
 
 
-def create_app(worker: Worker, served: Served, *, api_key: bytes | None = None,
-               max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+def create_app(
+    worker: Worker, served: Served, *, api_key: bytes | None = None, max_body_bytes: int = MAX_BODY_BYTES
+) -> FastAPI:
     """The application over a worker, which stays the caller's to close."""
     app = FastAPI(title="Assay", docs_url=None, redoc_url=None)  # the docs pages would load scripts from elsewhere
     app.add_middleware(Guard, api_key=api_key, max_body_bytes=max_body_bytes, proven=served.proven)
@@ -68,20 +69,35 @@ def create_app(worker: Worker, served: Served, *, api_key: bytes | None = None,
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        card = {"id": served.name, "object": "model", "created": started_s, "owned_by": "assay",
-                "digest": served.digest, "proven": served.proven, "context_length": worker.context_length}
+        card = {
+            "id": served.name,
+            "object": "model",
+            "created": started_s,
+            "owned_by": "assay",
+            "digest": served.digest,
+            "proven": served.proven,
+            "context_length": worker.context_length,
+        }
         return {"object": "list", "data": [card]}
 
     @app.post("/summarize")
     async def summarize(body: SummarizeRequest, request: Request) -> SummarizeResponse:
-        job = worker.submit(served.prompt.messages(body.document), body.max_new_tokens or served.max_new_tokens,
-                            GenerateParams())
+        job = worker.submit(
+            served.prompt.messages(body.document), body.max_new_tokens or served.max_new_tokens, GenerateParams()
+        )
         begun, completion = await _finish(job, request)
         return SummarizeResponse(
-            summary=completion.text.strip(), stop=completion.stop, prompt_tokens=begun.prompt_tokens,
-            completion_tokens=len(completion.ids), wait_ms=round(begun.wait_ms, 3),
-            first_token_ms=round(completion.first_token_ms, 3), total_ms=round(completion.total_ms, 3),
-            model=served.name, digest=served.digest, proven=served.proven)
+            summary=completion.text.strip(),
+            stop=completion.stop,
+            prompt_tokens=begun.prompt_tokens,
+            completion_tokens=len(completion.ids),
+            wait_ms=round(begun.wait_ms, 3),
+            first_token_ms=round(completion.first_token_ms, 3),
+            total_ms=round(completion.total_ms, 3),
+            model=served.name,
+            digest=served.digest,
+            proven=served.proven,
+        )
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
@@ -90,24 +106,35 @@ def create_app(worker: Worker, served: Served, *, api_key: bytes | None = None,
             text = f'no model "{body.model}" here; {hint}'
             return JSONResponse(error_body(text, "model_not_found", param="model"), 404)
         params = GenerateParams(
-            temperature=body.temperature or 0.0, top_p=body.top_p or 1.0, stop=body.stop_strings,
-            seed=body.seed if body.seed is not None else secrets.randbelow(MAX_SEED))
+            temperature=body.temperature or 0.0,
+            top_p=body.top_p or 1.0,
+            stop=body.stop_strings,
+            seed=body.seed if body.seed is not None else secrets.randbelow(MAX_SEED),
+        )
         job = worker.submit([message.as_message() for message in body.messages], body.limit, params)
-        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": served.name,
-                "system_fingerprint": served.digest[:16]}
+        head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": served.name,
+            "system_fingerprint": served.digest[:16],
+        }
         if body.stream:
             events = job.events()
             async with _stopped_with_client(job, request):
                 begun = await anext(events)  # a prompt that is refused is still a plain 400
             assert isinstance(begun, Started)
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            return StreamingResponse(_chunks(job, events, request, head, begun, with_usage),
-                                     media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return StreamingResponse(
+                _chunks(job, events, request, head, begun, with_usage),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-cache"},
+            )
         begun, completion = await _finish(job, request)
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": FINISH_REASON[completion.stop], "logprobs": None}
-        return JSONResponse({**head, "object": "chat.completion", "choices": [choice],
-                             "usage": usage(begun.prompt_tokens, completion)})
+        return JSONResponse(
+            {**head, "object": "chat.completion", "choices": [choice], "usage": usage(begun.prompt_tokens, completion)}
+        )
 
     return app
 
@@ -144,12 +171,19 @@ async def _finish(job: Job, request: Request) -> tuple[Started, Completion]:
     return begun, completion
 
 
-async def _chunks(job: Job, events: AsyncIterator[Started | str | Completion], request: Request, head: dict[str, Any],
-                  begun: Started, with_usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(
+    job: Job,
+    events: AsyncIterator[Started | str | Completion],
+    request: Request,
+    head: dict[str, Any],
+    begun: Started,
+    with_usage: bool,
+) -> AsyncIterator[bytes]:
     def chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        return _sse({**head, "object": "chat.completion.chunk", "choices": [choice],
-                     **({"usage": None} if with_usage else {})})
+        return _sse(
+            {**head, "object": "chat.completion.chunk", "choices": [choice], **({"usage": None} if with_usage else {})}
+        )
 
     async with _stopped_with_client(job, request):
         try:
@@ -160,8 +194,14 @@ async def _chunks(job: Job, events: AsyncIterator[Started | str | Completion], r
                 elif isinstance(event, Completion):
                     yield chunk({}, FINISH_REASON[event.stop])
                     if with_usage:
-                        yield _sse({**head, "object": "chat.completion.chunk", "choices": [],
-                                    "usage": usage(begun.prompt_tokens, event)})
+                        yield _sse(
+                            {
+                                **head,
+                                "object": "chat.completion.chunk",
+                                "choices": [],
+                                "usage": usage(begun.prompt_tokens, event),
+                            }
+                        )
                     yield b"data: [DONE]\n\n"
         except CancelledJobError:
             yield _sse(error_body("generation was stopped", "stopped", kind="server_error"))
@@ -181,8 +221,11 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(DoesNotFitError)
     async def does_not_fit(_: Request, error: DoesNotFitError) -> JSONResponse:
-        figures = {"prompt_tokens": error.prompt_tokens, "max_new_tokens": error.max_new_tokens,
-                   "context_length": error.context_length}
+        figures = {
+            "prompt_tokens": error.prompt_tokens,
+            "max_new_tokens": error.max_new_tokens,
+            "context_length": error.context_length,
+        }
         return JSONResponse(error_body(str(error), "context_length_exceeded", figures=figures), 400)
 
     @app.exception_handler(AssayError)
@@ -191,8 +234,11 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> JSONResponse:
-        return JSONResponse(error_body(str(error), "overloaded", kind="server_error"), 503,
-                            headers={"Retry-After": str(error.retry_after_s)})
+        return JSONResponse(
+            error_body(str(error), "overloaded", kind="server_error"),
+            503,
+            headers={"Retry-After": str(error.retry_after_s)},
+        )
 
     @app.exception_handler(CancelledJobError)
     async def cancelled(_: Request, error: CancelledJobError) -> JSONResponse:
@@ -234,8 +280,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         AssayError: the address is taken or not this machine's.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM,
-                                                                flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
@@ -245,8 +292,12 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def _unusable(host: str, port: int, error: OSError) -> AssayError:
-    return AssayError("the address cannot be served on", where=f"{host}:{port}", got=error.strerror or str(error),
-                      hint="give another --port; 0 takes a free one")
+    return AssayError(
+        "the address cannot be served on",
+        where=f"{host}:{port}",
+        got=error.strerror or str(error),
+        hint="give another --port; 0 takes a free one",
+    )
 
 
 def url_of(bound: socket.socket) -> str:
@@ -267,8 +318,15 @@ def run(app: FastAPI, bound: socket.socket) -> None:
     except OSError as error:
         raise _unusable(host, port, error) from None
     print(f"serving on {url_of(bound)}", file=sys.stderr, flush=True)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
-                            timeout_graceful_shutdown=_GRACE_S)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
     # uvicorn raises the signal it was stopped with once more when it is done; by then it has been obeyed
     former = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

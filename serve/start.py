@@ -14,8 +14,16 @@ from serve.server import Served, create_app, open_socket, run
 from serve.worker import Worker
 
 
-def start(artifact: Artifact, *, proven: bool, host: str, port: int, api_key_file: Path | None, threads: int,
-          context: int | None) -> None:
+def start(
+    artifact: Artifact,
+    *,
+    proven: bool,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    threads: int,
+    context: int | None,
+) -> None:
     """Serve until stopped by a signal. The address and the key are looked at before the model is loaded.
 
     Raises:
@@ -23,7 +31,9 @@ def start(artifact: Artifact, *, proven: bool, host: str, port: int, api_key_fil
     """
     api_key = read_api_key(api_key_file) if api_key_file else None
     served = Served(artifact.name, artifact.digest, prompt_of(artifact), max_new_tokens_of(artifact), proven)
-    with (closing(open_socket(host, port)) as bound,
-          closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1)) as runtime,
-          closing(Worker(runtime)) as worker):
+    with (
+        closing(open_socket(host, port)) as bound,
+        closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1)) as runtime,
+        closing(Worker(runtime)) as worker,
+    ):
         run(create_app(worker, served, api_key=api_key), bound)

@@ -26,15 +26,22 @@ def write_adapter(folder: Path, checkpoint: Path, base: str, revision: str | Non
     weights = load_file(checkpoint / "adapter_model.safetensors")
     wrong = sorted(name for name, tensor in weights.items() if not tensor.isfinite().all())
     if wrong:
-        raise AssayError("the adapter holds weights that are not finite", got=listed(wrong),
-                         hint="lower train.learning_rate")
+        raise AssayError(
+            "the adapter holds weights that are not finite", got=listed(wrong), hint="lower train.learning_rate"
+        )
     if not any(tensor.any() for name, tensor in weights.items() if "lora_B" in name):
-        raise AssayError("the adapter learned nothing: all its B matrices are zero",
-                         hint="raise train.learning_rate or the number of steps")
+        raise AssayError(
+            "the adapter learned nothing: all its B matrices are zero",
+            hint="raise train.learning_rate or the number of steps",
+        )
     shutil.copyfile(checkpoint / "adapter_model.safetensors", folder / "adapter_model.safetensors")
     config = read_json(checkpoint / "adapter_config.json")
-    config |= {"base_model_name_or_path": base, "revision": revision, "inference_mode": True,
-               "target_modules": sorted(config["target_modules"])}
+    config |= {
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "inference_mode": True,
+        "target_modules": sorted(config["target_modules"]),
+    }
     _write_json(folder / "adapter_config.json", config)
 
 
@@ -52,8 +59,10 @@ def write_tokenizer(folder: Path, base_folder: Path, chat: ChatFormat) -> None:
 def write_generation_config(folder: Path, bos_id: int | None, stops: Sequence[int], pad_id: int | None) -> None:
     """Greedy decoding that ends at any of `stops`."""
     ids = {"bos_token_id": bos_id, "eos_token_id": list(stops), "pad_token_id": pad_id}
-    _write_json(folder / "generation_config.json", {"do_sample": False} | {
-        name: value for name, value in ids.items() if value is not None})
+    _write_json(
+        folder / "generation_config.json",
+        {"do_sample": False} | {name: value for name, value in ids.items() if value is not None},
+    )
 
 
 def _write_json(path: Path, value: dict[str, object]) -> None:

@@ -27,15 +27,21 @@ class Course(TrainerCallback):
         log: rows of an earlier part of this training.
     """
 
-    def __init__(self, work: Path, fingerprint: dict[str, str], evaluate_at: Collection[int],
-                 tokens_after: Sequence[int], validate: Callable[[], float], log: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        work: Path,
+        fingerprint: dict[str, str],
+        evaluate_at: Collection[int],
+        tokens_after: Sequence[int],
+        validate: Callable[[], float],
+        log: list[dict[str, Any]],
+    ) -> None:
         self.work, self.fingerprint, self.evaluate_at = work, fingerprint, frozenset(evaluate_at)
         self.tokens_after, self.validate, self.log = tokens_after, validate, log
         self.started, self.first_step = time.monotonic(), 0
         self.validation_s = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
         self.started, self.first_step, self.validation_s = time.monotonic(), state.global_step, 0.0
 
@@ -44,19 +50,36 @@ class Course(TrainerCallback):
         if state.global_step in self.evaluate_at:
             control.should_log = control.should_save = True
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-               logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         """Take down the training loss; stop where it is no number."""
         if not logs or "loss" not in logs:
             return
         step, loss = state.global_step, logs["loss"]
         if not math.isfinite(loss):
-            raise AssayError("the training loss is not finite", where=f"step {step}", got=str(loss),
-                             hint="lower train.learning_rate, or compute in float32 or bfloat16")
+            raise AssayError(
+                "the training loss is not finite",
+                where=f"step {step}",
+                got=str(loss),
+                hint="lower train.learning_rate, or compute in float32 or bfloat16",
+            )
         if self.log and self.log[-1].get("loss") is not None and self.log[-1]["step"] == step:
             return
-        self.log.append({"step": step, "loss": loss, "learning_rate": logs["learning_rate"],
-                         "grad_norm": logs.get("grad_norm"), "input_tokens": self.tokens_after[step]})
+        self.log.append(
+            {
+                "step": step,
+                "loss": loss,
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": logs.get("grad_norm"),
+                "input_tokens": self.tokens_after[step],
+            }
+        )
         speed = self.input_tokens_per_s(step)
         left_s = (self.tokens_after[-1] - self.tokens_after[step]) / speed
         _say(f"step {step}/{state.max_steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  {_duration(left_s)} left")
@@ -68,8 +91,12 @@ class Course(TrainerCallback):
         loss = self.validate()
         self.validation_s += time.monotonic() - started
         if not math.isfinite(loss):
-            raise AssayError("the validation loss is not finite", where=f"step {step}", got=str(loss),
-                             hint="lower train.learning_rate")
+            raise AssayError(
+                "the validation loss is not finite",
+                where=f"step {step}",
+                got=str(loss),
+                hint="lower train.learning_rate",
+            )
         self.log.append({"step": step, "validation_loss": loss})
         seal(self.work / f"checkpoint-{step}", step, loss, self.fingerprint, self.log)
         prune(self.work)

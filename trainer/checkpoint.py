@@ -34,16 +34,19 @@ def work_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.training"
 
 
-def seal(folder: Path, step: int, validation_loss: float, fingerprint: dict[str, str],
-         log: list[dict[str, Any]]) -> None:
+def seal(
+    folder: Path, step: int, validation_loss: float, fingerprint: dict[str, str], log: list[dict[str, Any]]
+) -> None:
     """Make a written checkpoint count: everything to the disk, then the marker, whole or not at all."""
     (folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             _sync(path)
     partial = folder / f".{MARKER_FILE}"
-    partial.write_text(json.dumps({"step": step, "validation_loss": validation_loss, "fingerprint": fingerprint},
-                                  indent=2), encoding="utf-8")
+    partial.write_text(
+        json.dumps({"step": step, "validation_loss": validation_loss, "fingerprint": fingerprint}, indent=2),
+        encoding="utf-8",
+    )
     _sync(partial)
     partial.rename(folder / MARKER_FILE)
     _sync(folder)
@@ -81,15 +84,22 @@ def prepare(work: Path, fingerprint: dict[str, str], *, resume: bool) -> Checkpo
     """
     checkpoints = complete_checkpoints(work)
     if checkpoints and not resume:
-        raise AssayError("an unfinished training is here", where=str(work), got=f"{checkpoints[-1].step} steps done",
-                         hint=f"go on with --resume, or discard it: rm -r {work}")
+        raise AssayError(
+            "an unfinished training is here",
+            where=str(work),
+            got=f"{checkpoints[-1].step} steps done",
+            hint=f"go on with --resume, or discard it: rm -r {work}",
+        )
     if checkpoints:
         theirs = checkpoints[-1].fingerprint
         differing = [name for name in sorted({*theirs, *fingerprint}) if theirs.get(name) != fingerprint.get(name)]
         if differing:
-            raise AssayError("the unfinished training here is another one", where=str(work),
-                             got=f"{', '.join(differing)} changed since",
-                             hint=f"restore what changed, or discard it: rm -r {work}")
+            raise AssayError(
+                "the unfinished training here is another one",
+                where=str(work),
+                got=f"{', '.join(differing)} changed since",
+                hint=f"restore what changed, or discard it: rm -r {work}",
+            )
     work.mkdir(parents=True, exist_ok=True)
     prune(work)
     return checkpoints[-1] if checkpoints else None

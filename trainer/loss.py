@@ -44,8 +44,14 @@ def summed_nll(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, column
     return torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
 
 
-def validation_loss(model: torch.nn.Module, rows: Sequence[TokenRow], collate: Callable[[list[dict[str, Any]]], Any],
-                    device: str, *, columns_only: bool) -> float:
+def validation_loss(
+    model: torch.nn.Module,
+    rows: Sequence[TokenRow],
+    collate: Callable[[list[dict[str, Any]]], Any],
+    device: str,
+    *,
+    columns_only: bool,
+) -> float:
     """Mean negative log-likelihood per supervised token over `rows`, in nats. Draws no random number."""
     import torch
 
@@ -66,15 +72,17 @@ def validation_loss(model: torch.nn.Module, rows: Sequence[TokenRow], collate: C
 
 def labelled(row: TokenRow) -> dict[str, list[int]]:
     """A row as TRL's collator takes it."""
-    return {"input_ids": row.input_ids,
-            "labels": [-100] * row.prompt_tokens + row.input_ids[row.prompt_tokens:]}
+    return {"input_ids": row.input_ids, "labels": [-100] * row.prompt_tokens + row.input_ids[row.prompt_tokens :]}
 
 
 def _batches(rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
     batches: list[list[TokenRow]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids)):
-        fits = (batches and len(batches[-1]) < _VALIDATION_ROWS
-                and (len(batches[-1]) + 1) * len(row.input_ids) <= _VALIDATION_TOKENS)
+        fits = (
+            batches
+            and len(batches[-1]) < _VALIDATION_ROWS
+            and (len(batches[-1]) + 1) * len(row.input_ids) <= _VALIDATION_TOKENS
+        )
         if fits:
             batches[-1].append(row)
         else:

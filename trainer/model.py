@@ -22,12 +22,17 @@ def choose_device(wanted: str, train: TrainPart) -> str:
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise AssayError("there is no CUDA device", where="--device cuda", got=f"torch {torch.__version__}",
-                         hint="use --device cpu, or install a CUDA build of torch")
+        raise AssayError(
+            "there is no CUDA device",
+            where="--device cuda",
+            got=f"torch {torch.__version__}",
+            hint="use --device cpu, or install a CUDA build of torch",
+        )
     device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
     if device == "cpu" and train.nf4.compute_dtype == "float16":
-        raise AssayError("training on a CPU in float16 is not supported", where="train.nf4.compute_dtype",
-                         hint="set it to float32")
+        raise AssayError(
+            "training on a CPU in float16 is not supported", where="train.nf4.compute_dtype", hint="set it to float32"
+        )
     return device
 
 
@@ -46,16 +51,32 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
 
     train = recipe.train
     compute = getattr(torch, train.nf4.compute_dtype)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=train.nf4.double_quant,
-        bnb_4bit_compute_dtype=compute) if train.method == "qlora" else None
+    quantization = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=train.nf4.double_quant,
+            bnb_4bit_compute_dtype=compute,
+        )
+        if train.method == "qlora"
+        else None
+    )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if quantization else compute, quantization_config=quantization,
-            device_map={"": device}, use_safetensors=True, trust_remote_code=recipe.model.trust_remote_code)
+            folder,
+            dtype=torch.float32 if quantization else compute,
+            quantization_config=quantization,
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise AssayError("the base cannot be loaded", where=str(folder), got=str(error).splitlines()[0],
-                         expected="a causal language model in safetensors") from None
+        raise AssayError(
+            "the base cannot be loaded",
+            where=str(folder),
+            got=str(error).splitlines()[0],
+            expected="a causal language model in safetensors",
+        ) from None
     if quantization:
         _keep_full_precision_kernels(model)
     model.requires_grad_(False)
@@ -86,16 +107,30 @@ def add_lora(model: Any, recipe: Recipe) -> PeftModel:
 
     lora = recipe.train.lora
     if "lm_head" in lora.target_modules:
-        raise AssayError("lm_head cannot carry an adapter", where="train.lora.target_modules",
-                         hint='remove it, or use "all-linear", which leaves it out')
+        raise AssayError(
+            "lm_head cannot carry an adapter",
+            where="train.lora.target_modules",
+            hint='remove it, or use "all-linear", which leaves it out',
+        )
     set_seed(recipe.train.seed)
     try:
-        return get_peft_model(model, LoraConfig(
-            task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
-            target_modules=lora.target_modules, use_rslora=lora.use_rslora))
+        return get_peft_model(
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+                use_rslora=lora.use_rslora,
+            ),
+        )
     except ValueError as error:
-        raise AssayError("the model has no module to put an adapter on", where="train.lora.target_modules",
-                         got=str(error).splitlines()[0]) from None
+        raise AssayError(
+            "the model has no module to put an adapter on",
+            where="train.lora.target_modules",
+            got=str(error).splitlines()[0],
+        ) from None
 
 
 def trained_on(model: PeftModel, recipe: Recipe) -> dict[str, Any]:
@@ -106,8 +141,12 @@ def trained_on(model: PeftModel, recipe: Recipe) -> dict[str, Any]:
     from bitsandbytes.nn import Linear4bit
 
     state = next(module.weight.quant_state for module in model.modules() if isinstance(module, Linear4bit))
-    return {"quant": state.quant_type, "block_size": state.blocksize, "double_quant": bool(state.nested),
-            "compute_dtype": compute}
+    return {
+        "quant": state.quant_type,
+        "block_size": state.blocksize,
+        "double_quant": bool(state.nested),
+        "compute_dtype": compute,
+    }
 
 
 def adapted_modules(model: PeftModel) -> list[str]:

@@ -38,8 +38,8 @@ def training_order(lengths: Sequence[int], batch_size: int, total_rows: int, see
     flat = flat[:total_rows]
     ordered: list[int] = []
     for start in range(0, total_rows, _WINDOW_BATCHES * batch_size):
-        window = sorted(flat[start:start + _WINDOW_BATCHES * batch_size], key=lambda index: lengths[index])
-        batches = [window[i:i + batch_size] for i in range(0, len(window), batch_size)]
+        window = sorted(flat[start : start + _WINDOW_BATCHES * batch_size], key=lambda index: lengths[index])
+        batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
         short = [batches.pop()] if len(batches[-1]) < batch_size else []  # a batch that is not full comes last of all
         generator.shuffle(batches)
         ordered += [index for batch in [*batches, *short] for index in batch]

@@ -51,8 +51,9 @@ class _Plan:
     tokens_after: list[int]
 
 
-def train_adapter(recipe: Recipe, splits: Splits, out: Path, *, resume: bool = False, device: str = "auto",
-                  threads: int = 2) -> Artifact:
+def train_adapter(
+    recipe: Recipe, splits: Splits, out: Path, *, resume: bool = False, device: str = "auto", threads: int = 2
+) -> Artifact:
     """Fine-tune an adapter with TRL's SFTTrainer; the checkpoint with the lowest validation loss becomes the adapter.
 
     Checkpoints lie in a hidden folder beside `out`, which is removed when the adapter is written. The adapter is the
@@ -125,21 +126,36 @@ def _make_plan(recipe: Recipe, splits: Splits, folder: Path) -> _Plan:
     seen = steps * per_step if part.max_steps is not None else round(len(train) * part.epochs)
     lengths = [len(row.input_ids) for row in train]
     order = training_order(lengths, part.batch_size, max(1, seen), part.seed)
-    tokens = [sum(lengths[index] for index in order[i:i + per_step]) for i in range(0, len(order), per_step)]
-    return _Plan(folder, encoder, tokenizer, stops, [train[index] for index in order], valid, supervised, cut_rows,
-                 steps, [0, *itertools.accumulate(tokens)])
+    tokens = [sum(lengths[index] for index in order[i : i + per_step]) for i in range(0, len(order), per_step)]
+    return _Plan(
+        folder,
+        encoder,
+        tokenizer,
+        stops,
+        [train[index] for index in order],
+        valid,
+        supervised,
+        cut_rows,
+        steps,
+        [0, *itertools.accumulate(tokens)],
+    )
 
 
 def _fingerprint(recipe: Recipe, splits: Splits, base: Artifact) -> dict[str, str]:
     from contract.recipe import recipe_sha256
 
-    return {"recipe.prompt": recipe_sha256(recipe, "prompt"), "recipe.train": recipe_sha256(recipe, "train"),
-            "base model": base.digest, "training data": splits.sha256["train"],
-            "validation data": splits.sha256["valid"]}
+    return {
+        "recipe.prompt": recipe_sha256(recipe, "prompt"),
+        "recipe.train": recipe_sha256(recipe, "train"),
+        "base model": base.digest,
+        "training data": splits.sha256["train"],
+        "validation data": splits.sha256["valid"],
+    }
 
 
-def _train(recipe: Recipe, plan: _Plan, work: Path, fingerprint: dict[str, str], newest: Checkpoint | None,
-           device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _train(
+    recipe: Recipe, plan: _Plan, work: Path, fingerprint: dict[str, str], newest: Checkpoint | None, device: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     import torch
 
     from trainer.callbacks import Course
@@ -154,28 +170,52 @@ def _train(recipe: Recipe, plan: _Plan, work: Path, fingerprint: dict[str, str],
     def validate() -> float:
         return validation_loss(model, plan.valid, trainer.data_collator, device, columns_only=trainer.columns_only)
 
-    course = Course(work, fingerprint, evaluation_steps(plan.steps, recipe.train.evaluations), plan.tokens_after,
-                    validate, newest.log() if newest else [])
+    course = Course(
+        work,
+        fingerprint,
+        evaluation_steps(plan.steps, recipe.train.evaluations),
+        plan.tokens_after,
+        validate,
+        newest.log() if newest else [],
+    )
     trainer = make_trainer(model, config, plan.train, plan.tokenizer, course, plan.stops)
-    figures: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-                               "threads": torch.get_num_threads(), "resumed_at_step": newest.step if newest else None}
+    figures: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "resumed_at_step": newest.step if newest else None,
+    }
     if newest is None or newest.step < plan.steps:
         if newest is not None:
             _say(f"going on from step {newest.step}")
         trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
-        figures |= {"input_tokens_per_s": course.input_tokens_per_s(plan.steps), "validation_s": course.validation_s,
-                    "training_s": time.monotonic() - course.started}
+        figures |= {
+            "input_tokens_per_s": course.input_tokens_per_s(plan.steps),
+            "validation_s": course.validation_s,
+            "training_s": time.monotonic() - course.started,
+        }
     rss_unit_bytes = 1 if sys.platform == "darwin" else 1024
     figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit_bytes
     if device == "cuda":
         figures["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
-    facts = {"trained_on": trained_on(model, recipe), "trainable_parameters": trainable, "total_parameters": total,
-             "lora": {**recipe.train.lora.model_dump(), "target_modules": adapted_modules(model)}}
+    facts = {
+        "trained_on": trained_on(model, recipe),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "lora": {**recipe.train.lora.model_dump(), "target_modules": adapted_modules(model)},
+    }
     return facts, figures
 
 
-def _write(recipe: Recipe, splits: Splits, base: Artifact, plan: _Plan, work: Path, out: Path, facts: dict[str, Any],
-           figures: dict[str, Any]) -> Artifact:
+def _write(
+    recipe: Recipe,
+    splits: Splits,
+    base: Artifact,
+    plan: _Plan,
+    work: Path,
+    out: Path,
+    facts: dict[str, Any],
+    figures: dict[str, Any],
+) -> Artifact:
     from contract.recipe import recipe_sha256
     from trainer.adapter_folder import write_adapter, write_generation_config, write_tokenizer
     from trainer.plot import plot_loss
@@ -185,19 +225,38 @@ def _write(recipe: Recipe, splits: Splits, base: Artifact, plan: _Plan, work: Pa
     local = Path(recipe.model.base).is_dir()
     reference = str(plan.folder) if local else recipe.model.base
     details = {
-        "base": reference, "prompt": recipe.prompt.spec().as_dict(), **facts,
-        "generate": {"max_new_tokens": recipe.generate.max_new_tokens}, "train": recipe.train.model_dump(),
-        "seed": recipe.train.seed, "steps": plan.steps, "best_step": best.step, "validation_loss": best.validation_loss,
-        "final_validation_loss": last.validation_loss, "validation_rows": len(plan.valid), "cut_rows": plan.cut_rows,
-        "supervised_tokens_per_row": plan.supervised, "stop_ids": plan.stops, "plain_template": plan.encoder.chat.plain}
-    with new_artifact(out, "adapter", recipe.name, parents=[Parent("base", reference, base.digest)],
-                      recipe_sha256=recipe_sha256(recipe, *RECIPE_PARTS), data_sha256=splits.sha256,
-                      tools=tool_versions(*TOOLS), details=details) as draft:
+        "base": reference,
+        "prompt": recipe.prompt.spec().as_dict(),
+        **facts,
+        "generate": {"max_new_tokens": recipe.generate.max_new_tokens},
+        "train": recipe.train.model_dump(),
+        "seed": recipe.train.seed,
+        "steps": plan.steps,
+        "best_step": best.step,
+        "validation_loss": best.validation_loss,
+        "final_validation_loss": last.validation_loss,
+        "validation_rows": len(plan.valid),
+        "cut_rows": plan.cut_rows,
+        "supervised_tokens_per_row": plan.supervised,
+        "stop_ids": plan.stops,
+        "plain_template": plan.encoder.chat.plain,
+    }
+    with new_artifact(
+        out,
+        "adapter",
+        recipe.name,
+        parents=[Parent("base", reference, base.digest)],
+        recipe_sha256=recipe_sha256(recipe, *RECIPE_PARTS),
+        data_sha256=splits.sha256,
+        tools=tool_versions(*TOOLS),
+        details=details,
+    ) as draft:
         write_adapter(draft.path, best.path, reference, None if local else recipe.model.revision)
         write_tokenizer(draft.path, plan.folder, plan.encoder.chat)
         pad_id = plan.tokenizer.pad_token_id
-        write_generation_config(draft.path, plan.encoder.bos_id, plan.stops,
-                                plan.tokenizer.eos_token_id if pad_id is None else pad_id)
+        write_generation_config(
+            draft.path, plan.encoder.bos_id, plan.stops, plan.tokenizer.eos_token_id if pad_id is None else pad_id
+        )
         shutil.copyfile(last.path / LOG_FILE, draft.measured / LOG_FILE)
         plot_loss(last.log(), best.step, draft.measured / "loss.png")
         draft.measurements |= figures
@@ -223,9 +282,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _out_of_memory(error: RuntimeError) -> AssayError:
-    return AssayError("the memory does not suffice for this training", got=str(error).splitlines()[0],
-                      hint="halve train.batch_size and double train.accumulation_steps, or set "
-                           "train.gradient_checkpointing: true")
+    return AssayError(
+        "the memory does not suffice for this training",
+        got=str(error).splitlines()[0],
+        hint="halve train.batch_size and double train.accumulation_steps, or set train.gradient_checkpointing: true",
+    )
 
 
 def _say(text: str) -> None:

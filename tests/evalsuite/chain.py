@@ -18,21 +18,40 @@ def examples(count: int = 24) -> list[Example]:
     found = []
     for index in range(count):
         one, two = NAMES[index % 6], NAMES[(index + 1 + index // 6) % 6]
-        found.append(Example(f"d{index}", f"{one}: Could we take bus {30 + index} at {index % 12 + 1}?\n{two}: No, "
-                             f"it leaves from Tarvo. I will tell {one} later.",
-                             (f"{one} asks {two} about bus {30 + index}.",)))
+        found.append(
+            Example(
+                f"d{index}",
+                f"{one}: Could we take bus {30 + index} at {index % 12 + 1}?\n{two}: No, "
+                f"it leaves from Tarvo. I will tell {one} later.",
+                (f"{one} asks {two} about bus {30 + index}.",),
+            )
+        )
     return found
 
 
 def make_adapter_artifact(path: Path, base: Path, peft: Path, quant: str = "nf4") -> Artifact:
     """What the trainer leaves: plain PEFT, tokenizer, generation config, and a manifest."""
-    details = {"prompt": PromptSpec().as_dict(), "generate": {"max_new_tokens": 12},
-               "trained_on": {"quant": quant, "block_size": 64, "double_quant": True, "compute_dtype": "float32"}}
-    with new_artifact(path, "adapter", "tiny", parents=[Parent("base", str(base), open_artifact(base).digest)],
-                      details=details) as draft:
-        for folder, names in ((peft, ("adapter_config.json", "adapter_model.safetensors")),
-                              (base, ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                                      "chat_template.jinja", "generation_config.json"))):
+    details = {
+        "prompt": PromptSpec().as_dict(),
+        "generate": {"max_new_tokens": 12},
+        "trained_on": {"quant": quant, "block_size": 64, "double_quant": True, "compute_dtype": "float32"},
+    }
+    with new_artifact(
+        path, "adapter", "tiny", parents=[Parent("base", str(base), open_artifact(base).digest)], details=details
+    ) as draft:
+        for folder, names in (
+            (peft, ("adapter_config.json", "adapter_model.safetensors")),
+            (
+                base,
+                (
+                    "tokenizer.json",
+                    "tokenizer_config.json",
+                    "special_tokens_map.json",
+                    "chat_template.jinja",
+                    "generation_config.json",
+                ),
+            ),
+        ):
             for name in names:
                 if (folder / name).is_file():
                     shutil.copy(folder / name, draft.path / name)
@@ -75,8 +94,12 @@ def edit_template(folder: Path, change: Callable[[str], str]) -> None:
     assert changed
 
 
-def edit_gguf(path: Path, *, metadata: Callable[[str, object], object] = lambda key, value: value,
-              tensor: Callable[[str, object], object] = lambda name, data: data) -> None:
+def edit_gguf(
+    path: Path,
+    *,
+    metadata: Callable[[str, object], object] = lambda key, value: value,
+    tensor: Callable[[str, object], object] = lambda name, data: data,
+) -> None:
     """Rewrite a .gguf with changed metadata values (None drops a key) or tensor data."""
     import gguf
 
@@ -98,4 +121,3 @@ def edit_gguf(path: Path, *, metadata: Callable[[str, object], object] = lambda 
     writer.write_tensors_to_file()
     writer.close()
     changed.replace(path)
-

@@ -29,12 +29,22 @@ from tests.evalsuite.chain import (
 )
 
 # a random model's choices hang by a thread, so limits on them are wide; those on distributions are the defaults
-RECIPE = Recipe.model_validate({
-    "name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 8},
-    "gate": {"require": ["merged", "f16", "q8_0"], "max_eos_rate_loss": 0.9,
-             "base_change": {"min_top1_agreement": 0.1, "max_rouge_l_loss": 50},
-             "quant": {"f16": {"min_top1_agreement": 0.9, "max_rouge_l_loss": 50},
-                       "q8_0": {"min_top1_agreement": 0.7, "max_rouge_l_loss": 50, "max_perplexity_ratio": 1.1}}}})
+RECIPE = Recipe.model_validate(
+    {
+        "name": "t",
+        "model": {"base": "x"},
+        "generate": {"max_new_tokens": 8},
+        "gate": {
+            "require": ["merged", "f16", "q8_0"],
+            "max_eos_rate_loss": 0.9,
+            "base_change": {"min_top1_agreement": 0.1, "max_rouge_l_loss": 50},
+            "quant": {
+                "f16": {"min_top1_agreement": 0.9, "max_rouge_l_loss": 50},
+                "q8_0": {"min_top1_agreement": 0.7, "max_rouge_l_loss": 50, "max_perplexity_ratio": 1.1},
+            },
+        },
+    }
+)
 
 
 def _lose_layer(base: Path) -> Callable[[dict[str, Any]], object]:
@@ -97,27 +107,49 @@ FOLLOWS = {"perplexity_ratio", "top1_gold", "top1_greedy"}
 
 # name: (artifact, damage, codes of the reasons that fail)
 DAMAGES: dict[str, tuple[str, Callable[[Path], Callable[[Path], object]], set[str]]] = {
-    "merged, one tensor 1% larger":
-        ("merged", lambda base: lambda at: edit_tensors(at, _perturb), {"merge_kl_gold", "merge_kl_greedy"}),
-    "merged, a layer without its delta":
-        ("merged", lambda base: lambda at: edit_tensors(at, _lose_layer(base)), {"merge_kl_gold", "merge_kl_greedy"}),
-    "merged, a weight that is not a number":
-        ("merged", lambda base: lambda at: edit_tensors(at, _not_a_number), {"not_finite"}),
+    "merged, one tensor 1% larger": (
+        "merged",
+        lambda base: lambda at: edit_tensors(at, _perturb),
+        {"merge_kl_gold", "merge_kl_greedy"},
+    ),
+    "merged, a layer without its delta": (
+        "merged",
+        lambda base: lambda at: edit_tensors(at, _lose_layer(base)),
+        {"merge_kl_gold", "merge_kl_greedy"},
+    ),
+    "merged, a weight that is not a number": (
+        "merged",
+        lambda base: lambda at: edit_tensors(at, _not_a_number),
+        {"not_finite"},
+    ),
     "merged, end-of-turn lost": ("merged", lambda base: _only_eos, {"stop_ids_differ"}),
-    "merged, BOS twice":
-        ("merged", lambda base: lambda at: edit_template(at, _two_bos), {"double_bos", "prompt_ids_differ"}),
-    "merged, one newline more in the template":
-        ("merged", lambda base: lambda at: edit_template(at, _newline), {"prompt_ids_differ"}),
-    "gguf, one tensor 2% larger":
-        ("f16", lambda base: _in_gguf(tensor=_one_tensor), {"kl_mean_gold", "kl_mean_greedy"}),
-    "gguf, query and key rows in the other order":
-        ("f16", lambda base: _in_gguf(tensor=_rows_in_half_order), {"kl_mean_gold", "kl_mean_greedy"}),
-    "gguf, end-of-turn lost":
-        ("f16", lambda base: _in_gguf(metadata=lambda key, value: None if key.endswith("eot_token_id") else value),
-         {"stop_ids_differ"}),
+    "merged, BOS twice": (
+        "merged",
+        lambda base: lambda at: edit_template(at, _two_bos),
+        {"double_bos", "prompt_ids_differ"},
+    ),
+    "merged, one newline more in the template": (
+        "merged",
+        lambda base: lambda at: edit_template(at, _newline),
+        {"prompt_ids_differ"},
+    ),
+    "gguf, one tensor 2% larger": (
+        "f16",
+        lambda base: _in_gguf(tensor=_one_tensor),
+        {"kl_mean_gold", "kl_mean_greedy"},
+    ),
+    "gguf, query and key rows in the other order": (
+        "f16",
+        lambda base: _in_gguf(tensor=_rows_in_half_order),
+        {"kl_mean_gold", "kl_mean_greedy"},
+    ),
+    "gguf, end-of-turn lost": (
+        "f16",
+        lambda base: _in_gguf(metadata=lambda key, value: None if key.endswith("eot_token_id") else value),
+        {"stop_ids_differ"},
+    ),
     "gguf, BOS twice": ("f16", lambda base: _template_in_gguf(_two_bos), {"double_bos", "prompt_ids_differ"}),
-    "gguf, one newline more in the template":
-        ("f16", lambda base: _template_in_gguf(_newline), {"prompt_ids_differ"}),
+    "gguf, one newline more in the template": ("f16", lambda base: _template_in_gguf(_newline), {"prompt_ids_differ"}),
 }
 
 
@@ -143,10 +175,19 @@ def judged(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, adapter
     merged = merge_adapter(adapter, tmp / "merged")
     f16, q8_0 = export_gguf(merged, tmp / "gguf", quants=["f16", "q8_0"])
     whole = {"merged": merged, "f16": f16, "q8_0": q8_0}
-    damaged = {name: remake(whole[label], tmp / f"damage-{index}", make(llama_folder))
-               for index, (name, (label, make, _)) in enumerate(DAMAGES.items())}
-    results = evaluate([adapter, *whole.values(), *damaged.values()], examples(), tmp / "eval", recipe=RECIPE,
-                       base=open_artifact(llama_folder), threads=1, speed=False)
+    damaged = {
+        name: remake(whole[label], tmp / f"damage-{index}", make(llama_folder))
+        for index, (name, (label, make, _)) in enumerate(DAMAGES.items())
+    }
+    results = evaluate(
+        [adapter, *whole.values(), *damaged.values()],
+        examples(),
+        tmp / "eval",
+        recipe=RECIPE,
+        base=open_artifact(llama_folder),
+        threads=1,
+        speed=False,
+    )
     verdicts = {verdict.digest: verdict for verdict in read_verdicts(tmp / "eval" / "verdict.json")}
     return Judged(results, verdicts, {"adapter": adapter, **whole, **damaged}, tmp / "eval")
 
@@ -178,7 +219,9 @@ def test_rows_comparisons_and_files_are_complete(judged: Judged) -> None:
     results = judged.results
     assert [row.label for row in results.rows][:2] == ["base", "adapter"]
     assert {row.label: row.role for row in results.rows if row.role == "reference"} == {
-        "base": "reference", "adapter": "reference"}
+        "base": "reference",
+        "adapter": "reference",
+    }
     assert results.row("base").comparisons[0].purpose == "training"
     q8_0 = results.row("q8_0")
     assert q8_0.comparisons[0].reference_label == "merged"
@@ -186,7 +229,12 @@ def test_rows_comparisons_and_files_are_complete(judged: Judged) -> None:
     assert q8_0.bits_per_weight == pytest.approx(8.5, abs=0.3)
     assert q8_0.comparisons[0].rouge_l_difference is not None
     assert {path.name for path in judged.out.iterdir()} == {
-        "metrics.json", "metrics.csv", "predictions", "verdict.json", "report.html"}
+        "metrics.json",
+        "metrics.csv",
+        "predictions",
+        "verdict.json",
+        "report.html",
+    }
     assert len((judged.out / "predictions" / "q8_0.jsonl").read_text().splitlines()) == 24
 
 
@@ -208,8 +256,9 @@ def _truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "said"), [(_flip, "bytes were changed"), (_truncate, "were written")])
-def test_other_bytes_than_the_manifests_are_refused(judged: Judged, tmp_path: Path, damage: Callable[[Path], object],
-                                                    said: str) -> None:
+def test_other_bytes_than_the_manifests_are_refused(
+    judged: Judged, tmp_path: Path, damage: Callable[[Path], object], said: str
+) -> None:
     copy = remake(judged.artifacts["q8_0"], tmp_path / "copy", lambda folder: None)
     damage(copy.gguf_path)
     with pytest.raises(AssayError, match=said):

@@ -70,8 +70,10 @@ def test_the_spool_gives_back_what_was_written(tmp_path: Path, monkeypatch: pyte
 def test_a_model_against_itself_is_exactly_zero_another_batch_size_nearly(tmp_path: Path, llama_folder: Path) -> None:
     runtime = load_runtime(open_artifact(llama_folder))
     spec = PromptSpec()
-    pairs = [(runtime.encode(spec.messages(text)), runtime.encode_completion(spec.messages(text), text[:40]))
-             for text in ("Mara: room 418?\nOlin: No.", "Bus 84 leaves at nine from Tarvo, said Kesto.", "Yes.")]
+    pairs = [
+        (runtime.encode(spec.messages(text)), runtime.encode_completion(spec.messages(text), text[:40]))
+        for text in ("Mara: room 418?\nOlin: No.", "Bus 84 leaves at nine from Tarvo, said Kesto.", "Yes.")
+    ]
     spool = LogitsSpool(tmp_path / "ref.f32", runtime.vocab_size)
     assert score_against(runtime, pairs, [], spool) == []
     again = score_against(runtime, pairs, [spool])[0]

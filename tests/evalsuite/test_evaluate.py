@@ -34,11 +34,26 @@ def done(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, gguf: Pat
     tmp = tmp_path_factory.mktemp("done")
     write_examples(tmp / "data.jsonl", examples())
     recipe = tmp / "recipe.yaml"
-    recipe.write_text("name: t\nmodel: {base: x}\ngenerate: {max_new_tokens: 6}\ngate:\n  require: [f16]\n"
-                      "  max_eos_rate_loss: 0.9\n  quant: {f16: {min_top1_agreement: 0.9, max_rouge_l_loss: 50}}\n")
-    result = CliRunner(catch_exceptions=False).invoke(eval_command, [
-        str(gguf), "--reference", str(llama_folder), "--data", str(tmp / "data.jsonl"), "--out", str(tmp / "eval"),
-        "--recipe", str(recipe), "--threads", "1"])
+    recipe.write_text(
+        "name: t\nmodel: {base: x}\ngenerate: {max_new_tokens: 6}\ngate:\n  require: [f16]\n"
+        "  max_eos_rate_loss: 0.9\n  quant: {f16: {min_top1_agreement: 0.9, max_rouge_l_loss: 50}}\n"
+    )
+    result = CliRunner(catch_exceptions=False).invoke(
+        eval_command,
+        [
+            str(gguf),
+            "--reference",
+            str(llama_folder),
+            "--data",
+            str(tmp / "data.jsonl"),
+            "--out",
+            str(tmp / "eval"),
+            "--recipe",
+            str(recipe),
+            "--threads",
+            "1",
+        ],
+    )
     (tmp / "stdout").write_text(result.stdout)
     (tmp / "exit").write_text(str(result.exit_code))
     return tmp
@@ -87,9 +102,21 @@ def test_the_gate_refuses_files_that_are_not_those_that_were_scored(done: Path, 
 
 def test_alone_it_is_scored_but_nothing_is_proven(tmp_path: Path, gguf: Path) -> None:
     write_examples(tmp_path / "data.jsonl", examples(4))
-    result = CliRunner(catch_exceptions=False).invoke(eval_command, [
-        str(gguf), "--data", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "eval"), "--limit", "3", "--threads",
-        "1", "--json"])
+    result = CliRunner(catch_exceptions=False).invoke(
+        eval_command,
+        [
+            str(gguf),
+            "--data",
+            str(tmp_path / "data.jsonl"),
+            "--out",
+            str(tmp_path / "eval"),
+            "--limit",
+            "3",
+            "--threads",
+            "1",
+            "--json",
+        ],
+    )
     said = json.loads(result.stdout)
     assert result.exit_code == 1
     assert said["results"]["data"]["documents"] == 3
@@ -136,7 +163,8 @@ def test_lineage_decides_who_is_compared_with_whom(tmp_path: Path, llama_folder:
         ("base", None, "training", "reference", True),
         ("adapter", "w16", "base_change", "reference", False),
         ("merged", None, "merge_fidelity", "candidate", True),
-        ("merged-2", None, "merge_fidelity", "candidate", True)]
+        ("merged-2", None, "merge_fidelity", "candidate", True),
+    ]
     assert root.children[-1].artifact is on_nf4, "on its training base: compared with the adapter as it was trained"
     [alone] = plan([adapter], None, None)
     assert (alone.role, alone.children) == ("candidate", [])

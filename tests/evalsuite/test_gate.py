@@ -27,41 +27,58 @@ def test_what_is_within_its_limits_passes_and_references_are_not_judged() -> Non
     verdicts = judge(results(), GATE)
     assert [(verdict.label, verdict.outcome) for verdict in verdicts] == [("merged", "pass"), ("q4_k_m", "pass")]
     assert verdicts[1].compared_with == "merged" * 8
-    assert {"prompt_ids_differ", "double_bos", "stop_ids_differ", "kl_mean_gold", "kl_mean_greedy", "top1_gold",
-            "top1_greedy", "perplexity_ratio", "rouge_l_loss", "eos_rate_loss"} == {r.code for r in verdicts[1].reasons}
+    assert {
+        "prompt_ids_differ",
+        "double_bos",
+        "stop_ids_differ",
+        "kl_mean_gold",
+        "kl_mean_greedy",
+        "top1_gold",
+        "top1_greedy",
+        "perplexity_ratio",
+        "rouge_l_loss",
+        "eos_rate_loss",
+    } == {r.code for r in verdicts[1].reasons}
     assert proven(verdicts, ["merged", "q4_k_m"])
     assert not proven(verdicts, ["merged", "q8_0"]), "what was not judged has not passed"
 
 
-@pytest.mark.parametrize(("change", "code"), [
-    ({"prompt_ids_differ": 1, "prompt_difference": "at token 3"}, "prompt_ids_differ"),
-    ({"double_bos": 120}, "double_bos"),
-    ({"stop_ids_missing": (4,)}, "stop_ids_differ"),
-    ({"stop_ids_extra": (7,), "stop_ids_extra_used": 2}, "stop_ids_differ"),
-    ({"distances": (), "not_finite_tokens": 3}, "not_finite"),
-    ({"distances": (), "vocabulary": (512, 511)}, "vocabulary_differs"),
-    ({"distances": (distance("gold", 0.2), distance("greedy"))}, "kl_mean_gold"),
-    ({"distances": (distance("gold"), distance("greedy", 0.2))}, "kl_mean_greedy"),
-    ({"distances": (distance("gold", top1=interval(0.8, 0.01)),)}, "top1_gold"),
-    ({"distances": (distance("greedy", top1=interval(0.8, 0.01)),)}, "top1_greedy"),
-    ({"distances": (distance("gold", perplexity_ratio=interval(1.2, 0.01)),)}, "perplexity_ratio"),
-    ({"rouge_l_difference": interval(-4, 1)}, "rouge_l_loss"),
-    ({"eos_rate_difference": interval(-0.3, 0.1)}, "eos_rate_loss"),
-])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"prompt_ids_differ": 1, "prompt_difference": "at token 3"}, "prompt_ids_differ"),
+        ({"double_bos": 120}, "double_bos"),
+        ({"stop_ids_missing": (4,)}, "stop_ids_differ"),
+        ({"stop_ids_extra": (7,), "stop_ids_extra_used": 2}, "stop_ids_differ"),
+        ({"distances": (), "not_finite_tokens": 3}, "not_finite"),
+        ({"distances": (), "vocabulary": (512, 511)}, "vocabulary_differs"),
+        ({"distances": (distance("gold", 0.2), distance("greedy"))}, "kl_mean_gold"),
+        ({"distances": (distance("gold"), distance("greedy", 0.2))}, "kl_mean_greedy"),
+        ({"distances": (distance("gold", top1=interval(0.8, 0.01)),)}, "top1_gold"),
+        ({"distances": (distance("greedy", top1=interval(0.8, 0.01)),)}, "top1_greedy"),
+        ({"distances": (distance("gold", perplexity_ratio=interval(1.2, 0.01)),)}, "perplexity_ratio"),
+        ({"rouge_l_difference": interval(-4, 1)}, "rouge_l_loss"),
+        ({"eos_rate_difference": interval(-0.3, 0.1)}, "eos_rate_loss"),
+    ],
+)
 def test_each_check_fails_by_itself(change: dict[str, Any], code: str) -> None:
     verdict = _verdict("q4_k_m", comparison(**change))
     assert _not_passed(verdict) == {code: "fail"}
     assert verdict.outcome == "fail"
 
 
-@pytest.mark.parametrize(("change", "code"), [
-    ({"distances": (distance("gold", 0.079, 0.02),)}, "kl_mean_gold"),
-    ({"distances": (distance("gold", top1=interval(0.921, 0.01)),)}, "top1_gold"),
-    ({"rouge_l_difference": interval(-1.5, 1)}, "rouge_l_loss"),
-    ({"eos_rate_difference": interval(-0.04, 0.04)}, "eos_rate_loss"),
-])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"distances": (distance("gold", 0.079, 0.02),)}, "kl_mean_gold"),
+        ({"distances": (distance("gold", top1=interval(0.921, 0.01)),)}, "top1_gold"),
+        ({"rouge_l_difference": interval(-1.5, 1)}, "rouge_l_loss"),
+        ({"eos_rate_difference": interval(-0.04, 0.04)}, "eos_rate_loss"),
+    ],
+)
 def test_an_interval_across_the_limit_is_inconclusive_and_says_how_many_documents_would_do(
-        change: dict[str, Any], code: str) -> None:
+    change: dict[str, Any], code: str
+) -> None:
     verdict = _verdict("q4_k_m", comparison(**change))
     assert _not_passed(verdict) == {code: "inconclusive"}
     [reason] = [reason for reason in verdict.reasons if reason.code == code]
@@ -86,10 +103,17 @@ def test_a_merge_is_held_against_what_rounding_costs() -> None:
 
 
 def test_base_change_has_limits_of_its_own() -> None:
-    change = comparison("base_change", "adapter", distances=(distance("gold", 0.3), distance("greedy", 0.2)),
-                        rouge_l_difference=interval(-9, 1), prompt_ids_differ=5)
+    change = comparison(
+        "base_change",
+        "adapter",
+        distances=(distance("gold", 0.3), distance("greedy", 0.2)),
+        rouge_l_difference=interval(-9, 1),
+        prompt_ids_differ=5,
+    )
     assert _not_passed(_verdict("merged", merge_comparison(), change)) == {
-        "base_change_kl_gold": "fail", "base_change_rouge_l_loss": "fail"}
+        "base_change_kl_gold": "fail",
+        "base_change_rouge_l_loss": "fail",
+    }
 
 
 def test_without_reference_or_limits_nothing_passes() -> None:

@@ -84,9 +84,11 @@ def test_it_names_every_artifact_and_verdict(html: str) -> None:
 def test_what_users_wrote_is_escaped(predictions: Path, tmp_path: Path) -> None:
     folder = tmp_path / "predictions"
     folder.mkdir()
-    evil = '<script>alert(1)</script><img src=x onerror=alert(2)>"\'&{{ 7 * 7 }}\ud800'.replace("\ud800", "\ufffd")
-    rows = [replace(row, id=f"{evil}{row.id}", document=evil, prediction=evil + row.prediction, references=(evil,))
-            for row in read_predictions(predictions / "adapter.jsonl")]
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}\ud800".replace("\ud800", "\ufffd")
+    rows = [
+        replace(row, id=f"{evil}{row.id}", document=evil, prediction=evil + row.prediction, references=(evil,))
+        for row in read_predictions(predictions / "adapter.jsonl")
+    ]
     write_predictions(folder / "adapter.jsonl", rows)
     write_predictions(folder / "q4_k_m.jsonl", [replace(row, prediction=evil + " else") for row in rows])
     results = make_results()
@@ -102,8 +104,11 @@ def test_a_required_artifact_that_fails_or_is_missing_is_not_proven(predictions:
     out = tmp_path / "report.html"
     results = replace(make_results(), rows=())  # no plots to draw
     for verdicts, says in (
-            (make_verdicts(q4_k_m="fail"), "has failed"), (make_verdicts(merged="inconclusive"), "not be told"),
-            ([v for v in make_verdicts() if v.label != "q4_k_m"], "not be told"), ([], "not be told")):
+        (make_verdicts(q4_k_m="fail"), "has failed"),
+        (make_verdicts(merged="inconclusive"), "not be told"),
+        ([v for v in make_verdicts() if v.label != "q4_k_m"], "not be told"),
+        ([], "not be told"),
+    ):
         write_report(results, verdicts, predictions, out)
         text = Page(out.read_text(encoding="utf-8")).text
         assert "Not proven." in text
@@ -128,7 +133,10 @@ def test_answers_follow_the_figures() -> None:
     good = make_results()
     assert shorts(good, make_verdicts()) == ["Yes", "Yes, within rounding", "f16, q8_0, q4_k_m"]
     assert shorts(make_results(poor=True), make_verdicts(merged="fail", q4_k_m="fail")) == [
-        "Yes, but not enough", "No", "f16, q8_0"]
+        "Yes, but not enough",
+        "No",
+        "f16, q8_0",
+    ]
     assert shorts(good, make_verdicts(f16="fail", q8_0="fail", q4_k_m="inconclusive"))[2] == "Nothing"
     changed_base = Reason("base_change_kl_gold", "fail", "mean KL 0.4 nats, at most 0.25")
     merged = [replace(v, reasons=(*v.reasons, changed_base)) for v in make_verdicts() if v.label == "merged"]
@@ -150,16 +158,21 @@ def test_training_is_read_the_same_from_the_adapters_side() -> None:
     good = make_results()
     base, adapter = good.rows[:2]
     comparison = replace(base.comparisons[0], reference_label="base", rouge_l_difference=around(44.1, 1.7))
-    turned = replace(good, rows=(replace(base, comparisons=()), replace(adapter, comparisons=(comparison,)),
-                                 *good.rows[2:]))
+    turned = replace(
+        good, rows=(replace(base, comparisons=()), replace(adapter, comparisons=(comparison,)), *good.rows[2:])
+    )
     assert answers(turned, [])[0] == answers(good, [])[0]
 
 
 def test_it_can_be_written_of_very_little(tmp_path: Path) -> None:
     good = make_results()
-    alone = replace(good.rows[3], comparisons=(), speed=None, bits_per_weight=None,
-                    task=replace(good.rows[3].task, facts_right=None, facts_right_shuffled=None, eos_rate=None,
-                                 tokens_mean=None))
+    alone = replace(
+        good.rows[3],
+        comparisons=(),
+        speed=None,
+        bits_per_weight=None,
+        task=replace(good.rows[3].task, facts_right=None, facts_right_shuffled=None, eos_rate=None, tokens_mean=None),
+    )
     out = tmp_path / "report.html"
     write_report(replace(good, rows=(alone,), baselines=(), require=()), [], tmp_path / "none", out)
     text = Page(out.read_text(encoding="utf-8")).text
@@ -171,8 +184,11 @@ def test_plots_are_deterministic_svg_for_both_themes() -> None:
     first, again = draw_plots(make_results()), draw_plots(make_results())
     assert first == again
     assert [plot.title for plot in first] == [
-        "Quality against size", "How far each artifact is from its reference", "Latency",
-        "Where in the summary artifacts drift"]
+        "Quality against size",
+        "How far each artifact is from its reference",
+        "Latency",
+        "Where in the summary artifacts drift",
+    ]
     for plot in first:
         assert ElementTree.fromstring(plot.light).tag.endswith("svg")
         assert plot.light != plot.dark
@@ -190,16 +206,30 @@ def test_plots_take_a_distance_of_zero() -> None:
 def test_words_that_differ_are_told_apart() -> None:
     spans = word_diff("Mara takes room 418 at ten", "Mara takes  room 527 at ten now")
     assert [(span.text, span.kind) for span in spans] == [
-        ("Mara takes  room", "same"), (" 418", "missing"), (" 527", "added"), (" at ten", "same"), (" now", "added")]
+        ("Mara takes  room", "same"),
+        (" 418", "missing"),
+        (" 527", "added"),
+        (" at ten", "same"),
+        (" now", "added"),
+    ]
     assert "".join(span.text for span in spans if span.kind != "missing") == "Mara takes  room 527 at ten now"
     assert (spans[2].lead, spans[2].body) == (" ", "527")
     assert word_diff("", "") == []
     assert [span.kind for span in word_diff("a b", "")] == ["missing"]
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0, "0"), (0.034, "0.034"), (8.8e-7, "8.8·10⁻⁷"), (-2e-5, "-2.0·10⁻⁵"), (12.345, "12.3"), (54321.0, "54,321"),
-    (1.5e7, "1.5·10⁷")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.034, "0.034"),
+        (8.8e-7, "8.8·10⁻⁷"),
+        (-2e-5, "-2.0·10⁻⁵"),
+        (12.345, "12.3"),
+        (54321.0, "54,321"),
+        (1.5e7, "1.5·10⁷"),
+    ],
+)
 def test_figures_read_well(value: float, text: str) -> None:
     assert figure(value) == text
 

@@ -41,8 +41,9 @@ def test_pairing_takes_the_spread_between_documents_out() -> None:
         paired_difference([1.0], [1.0, 2.0])
 
 
-@pytest.mark.parametrize(("low", "high", "outcome"), [
-    (0.1, 0.2, "pass"), (0.25, 0.3, "inconclusive"), (0.3, 1, "fail")])
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"), [(0.1, 0.2, "pass"), (0.25, 0.3, "inconclusive"), (0.3, 1, "fail")]
+)
 def test_at_most(low: float, high: float, outcome: str) -> None:
     assert at_most(Interval((low + high) / 2, low, high, 50), 0.27) == outcome
     assert at_least(Interval(-(low + high) / 2, -high, -low, 50), -0.27) == outcome

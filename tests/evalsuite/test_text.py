@@ -8,16 +8,21 @@ from evalsuite.facts import facts, facts_right, facts_right_shuffled
 from evalsuite.text import METRICS, lead_3, rouge, sentences, words
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("One. Two! Three? four", ["One.", "Two!", "Three? four"]),
-    ("Dr. Lund met J. Smith at 9 a.m. on Friday. They left.",
-     ["Dr. Lund met J. Smith at 9 a.m. on Friday.", "They left."]),
-    ("It costs 3.50. “Fine.” He paid", ["It costs 3.50.", "“Fine.”", "He paid"]),
-    ("A line\nanother line.\n\nlast", ["A line", "another line.", "last"]),
-    ("今日は晴れ。明日は雨！", ["今日は晴れ。", "明日は雨！"]),
-    ("Élise part. Ödön reste… Où?", ["Élise part.", "Ödön reste…", "Où?"]),
-    ("  ", []),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three? four", ["One.", "Two!", "Three? four"]),
+        (
+            "Dr. Lund met J. Smith at 9 a.m. on Friday. They left.",
+            ["Dr. Lund met J. Smith at 9 a.m. on Friday.", "They left."],
+        ),
+        ("It costs 3.50. “Fine.” He paid", ["It costs 3.50.", "“Fine.”", "He paid"]),
+        ("A line\nanother line.\n\nlast", ["A line", "another line.", "last"]),
+        ("今日は晴れ。明日は雨！", ["今日は晴れ。", "明日は雨！"]),
+        ("Élise part. Ödön reste… Où?", ["Élise part.", "Ödön reste…", "Où?"]),
+        ("  ", []),
+    ],
+)
 def test_sentences(text: str, expected: list[str]) -> None:
     assert sentences(text) == expected
 
@@ -58,13 +63,16 @@ def test_lead_3_of_a_dialogue() -> None:
 DOCUMENT = "Mara: Shall we take the bus 84?\nOlin: Fine. It costs 1,315.50 crowns. meetings are dull."
 
 
-@pytest.mark.parametrize(("reference", "expected"), [
-    ("Mara asks Olin's aunt about bus 84.", {"Mara", "Olin", "84"}),
-    ("Meetings cost 1315.50 there.", {"1315.50"}),  # an ordinary word at the beginning
-    ("Then I met Saint-Just.", {"Saint-Just"}),
-    ("Kesto left.", set()),  # nothing says that it is a name
-    ("Kesto left. He saw Kesto.", {"Kesto"}),
-])
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("Mara asks Olin's aunt about bus 84.", {"Mara", "Olin", "84"}),
+        ("Meetings cost 1315.50 there.", {"1315.50"}),  # an ordinary word at the beginning
+        ("Then I met Saint-Just.", {"Saint-Just"}),
+        ("Kesto left.", set()),  # nothing says that it is a name
+        ("Kesto left. He saw Kesto.", {"Kesto"}),
+    ],
+)
 def test_facts_of_a_reference(reference: str, expected: set[str]) -> None:
     assert facts(reference, DOCUMENT) == expected
 

@@ -12,8 +12,13 @@ LLAMA3_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-MORE_TEXT = [*TEXT, "don't they're 1234567 we'll see it, 42 and 987654.", "    def f(x):\n\treturn x  # naïve café",
-             "Привет, как дела? 日本語のテキスト 👍 " * 4, "one  two   three    four\n\n\nfive\r\nsix"] * 3
+MORE_TEXT = [
+    *TEXT,
+    "don't they're 1234567 we'll see it, 42 and 987654.",
+    "    def f(x):\n\treturn x  # naïve café",
+    "Привет, как дела? 日本語のテキスト 👍 " * 4,
+    "one  two   three    four\n\n\nfive\r\nsix",
+] * 3
 
 
 def train_sentencepiece(folder: Path) -> None:
@@ -23,16 +28,37 @@ def train_sentencepiece(folder: Path) -> None:
     text = folder / "corpus.txt"
     text.write_text("\n".join(MORE_TEXT * 3), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=420, model_type="bpe", byte_fallback=True,
-        character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        add_dummy_prefix=True, allow_whitespace_only_pieces=True, split_digits=True, minloglevel=2, num_threads=1)
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        minloglevel=2,
+        num_threads=1,
+    )
     text.unlink()
     (folder / "tokenizer.vocab").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-        "add_bos_token": True, "add_eos_token": False, "legacy": True, "chat_template":
-        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% if m.role == 'assistant' %}"
-        "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "add_bos_token": True,
+                "add_eos_token": False,
+                "legacy": True,
+                "chat_template": "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
+                "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
+            }
+        )
+    )
 
 
 def convert_sentencepiece(folder: Path) -> None:
@@ -41,8 +67,9 @@ def convert_sentencepiece(folder: Path) -> None:
 
     train_sentencepiece(folder)
     fast = LlamaTokenizerFast.from_pretrained(folder)
-    fast.add_tokens([AddedToken("<turn>", special=True, normalized=False),
-                     AddedToken("[ROOM]", special=False, normalized=False)])
+    fast.add_tokens(
+        [AddedToken("<turn>", special=True, normalized=False), AddedToken("[ROOM]", special=False, normalized=False)]
+    )
     fast.save_pretrained(folder)
     (folder / "tokenizer.model").unlink()
 
@@ -55,13 +82,25 @@ def byte_level_tokenizer(folder: Path, steps: list[Any], *, ignore_merges: bool 
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(MORE_TEXT, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        MORE_TEXT,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL),
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>",
-                                   pad_token="<|pad|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
 
@@ -70,9 +109,14 @@ def llama3_tokenizer(folder: Path) -> None:
     """Llama 3's cut: up to three digits together, whole words that are tokens skip the merges."""
     from tokenizers import Regex, pre_tokenizers
 
-    byte_level_tokenizer(folder, [pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"),
-                                  pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
-                         ignore_merges=True)
+    byte_level_tokenizer(
+        folder,
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ],
+        ignore_merges=True,
+    )
 
 
 def gpt2_tokenizer(folder: Path) -> None:
@@ -86,8 +130,9 @@ def smollm_tokenizer(folder: Path) -> None:
     """SmolLM's cut: single digits, then GPT-2's."""
     from tokenizers import pre_tokenizers
 
-    byte_level_tokenizer(folder, [pre_tokenizers.Digits(individual_digits=True),
-                                  pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    byte_level_tokenizer(
+        folder, [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
 
 
 def edit_json(path: Path, **changes: Any) -> None:

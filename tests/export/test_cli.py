@@ -19,8 +19,9 @@ def test_merge_and_export_print_json(tmp_path: Path, adapter_folder: Path) -> No
     told = json.loads(merged.stdout)
     assert told["kind"] == "merged"
     assert told["details"]["dtype"] == "float16"
-    made = runner.invoke(export, ["gguf", told["path"], "--out", str(tmp_path / "gguf"), "--quant", "F16,q8_0",
-                                  "--json"])
+    made = runner.invoke(
+        export, ["gguf", told["path"], "--out", str(tmp_path / "gguf"), "--quant", "F16,q8_0", "--json"]
+    )
     assert made.exit_code == 0
     assert [row["details"]["quant"] for row in json.loads(made.stdout)["artifacts"]] == ["f16", "q8_0"]
 

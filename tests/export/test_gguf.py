@@ -19,23 +19,36 @@ from export.to_gguf import export_gguf
 from tests.export.makers import edit_json, edit_tensors
 from tests.tiny import make_adapter, make_llama
 
-LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 128}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 
 
 def export(model: Path | Artifact, out: Path, *quants: str, **options: Any) -> list[Artifact]:
     return export_gguf(model if isinstance(model, Artifact) else open_artifact(model), out, quants=quants, **options)
 
 
-@pytest.mark.parametrize("settings", [
-    {"max_shard_size": "600KB"}, {"tie": False, "dtype": "bfloat16", "rope_theta": 500000.0},
-    {"rope_scaling": LLAMA3_ROPE}, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "dtype": "float32"},
-    {"head_dim": 32, "attention_bias": True, "num_key_value_heads": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_shard_size": "600KB"},
+        {"tie": False, "dtype": "bfloat16", "rope_theta": 500000.0},
+        {"rope_scaling": LLAMA3_ROPE},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "dtype": "float32"},
+        {"head_dim": 32, "attention_bias": True, "num_key_value_heads": 1},
+    ],
+)
 def test_float_files_agree_with_torch(tmp_path: Path, settings: dict[str, Any]) -> None:
     folder = make_llama(tmp_path / "model", **settings)
     if settings.get("attention_bias"):
-        edit_tensors(folder / "model.safetensors", lambda tensors: [
-            tensor.normal_(0, 0.1) for name, tensor in tensors.items() if name.endswith(".bias")])
+        edit_tensors(
+            folder / "model.safetensors",
+            lambda tensors: [tensor.normal_(0, 0.1) for name, tensor in tensors.items() if name.endswith(".bias")],
+        )
     made = export(folder, tmp_path / "gguf", "f32", "f16", check="logits")  # raises over 1e-3, over 1e-4 nats
     logits = [artifact.manifest.measurements["logits"] for artifact in made]
     assert logits[0]["positions"] > 100
@@ -79,8 +92,9 @@ def test_fallbacks_are_said_and_strict_refuses(tmp_path: Path, capsys: pytest.Ca
         export(folder, tmp_path / "strict", "f16", "q4_k_m", strict=True)
     assert not list((tmp_path / "strict").iterdir())
     made = export(folder, tmp_path / "gguf", "q4_k_m")
-    assert "Q4_K_M: 8 tensors fell back to Q5_0, Q8_0 because 64, 128 is not a multiple of 256" \
-        in capsys.readouterr().err
+    assert (
+        "Q4_K_M: 8 tensors fell back to Q5_0, Q8_0 because 64, 128 is not a multiple of 256" in capsys.readouterr().err
+    )
     assert len(made[0].details["fallbacks"]) == 8
     assert "Q4_K" not in made[0].details["tensor_types"]
 
@@ -107,11 +121,17 @@ def lie(tensors: dict[str, Any]) -> None:
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 2
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (lose, ["model.layers.1.mlp.up_proj.weight: missing", "model.layers.0.extra.weight: not a tensor"]),
-    (misshape, ["shape [100, 256], config.json says [256, 256]"]), (lie, ["tie_word_embeddings is true"])])
-def test_tensors_that_do_not_fit_are_all_named(tmp_path: Path, llama_folder: Path, damage: Callable[..., None],
-                                               words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lose, ["model.layers.1.mlp.up_proj.weight: missing", "model.layers.0.extra.weight: not a tensor"]),
+        (misshape, ["shape [100, 256], config.json says [256, 256]"]),
+        (lie, ["tie_word_embeddings is true"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_all_named(
+    tmp_path: Path, llama_folder: Path, damage: Callable[..., None], words: list[str]
+) -> None:
     folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
     edit_tensors(folder / "model.safetensors", damage)
     with pytest.raises(AssayError, match="do not fit the configuration") as error:
@@ -119,12 +139,19 @@ def test_tensors_that_do_not_fit_are_all_named(tmp_path: Path, llama_folder: Pat
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.parametrize(("changes", "match"), [
-    ({"architectures": ["T5ForConditionalGeneration"]}, "Llama family only"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"), ({"hidden_act": "gelu"}, "gelu"),
-    ({"sliding_window": 64}, "sliding_window"), ({"rms_norm_eps": None}, "rms_norm_eps is missing")])
-def test_what_llama_cpp_cannot_express_is_refused(tmp_path: Path, llama_folder: Path, changes: dict[str, Any],
-                                                  match: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"architectures": ["T5ForConditionalGeneration"]}, "Llama family only"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"sliding_window": 64}, "sliding_window"),
+        ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
+    ],
+)
+def test_what_llama_cpp_cannot_express_is_refused(
+    tmp_path: Path, llama_folder: Path, changes: dict[str, Any], match: str
+) -> None:
     folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
     edit_json(folder / "config.json", **changes)
     with pytest.raises(AssayError, match=match):
@@ -178,12 +205,20 @@ def scramble(data: Any) -> None:
     data[:] = data[::-1].copy()
 
 
-@pytest.mark.parametrize(("quant", "change", "name"), [
-    ("f32", perturb, "blk.0.ffn_up.weight"), ("f16", perturb, "blk.1.attn_v.weight"),
-    ("f16", swap_halves, "blk.0.attn_q.weight"), ("f16", negate, "output_norm.weight"),
-    ("q8_0", scramble, "blk.0.attn_k.weight"), ("q4_k_m", scramble, "token_embd.weight")])
-def test_damage_is_caught_by_the_structure_check(tmp_path: Path, llama_folder: Path, quant: str,
-                                                 change: Callable[[Any], None], name: str) -> None:
+@pytest.mark.parametrize(
+    ("quant", "change", "name"),
+    [
+        ("f32", perturb, "blk.0.ffn_up.weight"),
+        ("f16", perturb, "blk.1.attn_v.weight"),
+        ("f16", swap_halves, "blk.0.attn_q.weight"),
+        ("f16", negate, "output_norm.weight"),
+        ("q8_0", scramble, "blk.0.attn_k.weight"),
+        ("q4_k_m", scramble, "token_embd.weight"),
+    ],
+)
+def test_damage_is_caught_by_the_structure_check(
+    tmp_path: Path, llama_folder: Path, quant: str, change: Callable[[Any], None], name: str
+) -> None:
     made = export(llama_folder, tmp_path / "gguf", quant)[0]
     source = open_model(open_artifact(llama_folder)).source(tmp_path)
     plan = plan_gguf(source)

@@ -24,9 +24,17 @@ from tests.export.makers import (
 from tests.tiny import make_bpe_tokenizer, make_llama
 
 
-@pytest.mark.parametrize(("maker", "pre"), [
-    (make_bpe_tokenizer, "qwen2"), (llama3_tokenizer, "llama-bpe"), (gpt2_tokenizer, "gpt-2"),
-    (smollm_tokenizer, "smollm"), (train_sentencepiece, "default"), (convert_sentencepiece, "default")])
+@pytest.mark.parametrize(
+    ("maker", "pre"),
+    [
+        (make_bpe_tokenizer, "qwen2"),
+        (llama3_tokenizer, "llama-bpe"),
+        (gpt2_tokenizer, "gpt-2"),
+        (smollm_tokenizer, "smollm"),
+        (train_sentencepiece, "default"),
+        (convert_sentencepiece, "default"),
+    ],
+)
 def test_token_ids_agree_on_hard_text(tmp_path: Path, maker: object, pre: str) -> None:
     folder = make_llama(tmp_path / "model", tokenizer=maker, layers=1)
     made = export_gguf(open_artifact(folder), tmp_path / "gguf", quants=["f16"])  # the structure check compares ids
@@ -75,8 +83,13 @@ def test_unknown_pre_tokenizer_is_named_with_the_nearest_known(tmp_path: Path) -
     from tokenizers import Regex, pre_tokenizers
 
     def odd(folder: Path) -> None:
-        byte_level_tokenizer(folder, [pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}{1,4}|\s+"), "isolated"),
-                                      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        byte_level_tokenizer(
+            folder,
+            [
+                pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}{1,4}|\s+"), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ],
+        )
 
     folder = make_llama(tmp_path / "model", tokenizer=odd, layers=1)
     with pytest.raises(AssayError, match="nearest known") as error:

@@ -39,10 +39,18 @@ for number, moment in enumerate({moments!r}):
     except (ProcessLookupError, ChildProcessError):
         pass  # it was done already
 """
-MERGE_MOMENTS = [".{}.partial-*", ".{}.partial-*/config.json", ".{}.partial-*/model*.safetensors",
-                 ".{}.partial-*/manifest.json"]
-EXPORT_MOMENTS = ["{}/.q4_k_m.partial-*", "{}/.q4_k_m.partial-*/.scratch/floats.gguf",
-                  "{}/.q4_k_m.partial-*/*.gguf", "{}/.q4_k_m.partial-*/manifest.json"]
+MERGE_MOMENTS = [
+    ".{}.partial-*",
+    ".{}.partial-*/config.json",
+    ".{}.partial-*/model*.safetensors",
+    ".{}.partial-*/manifest.json",
+]
+EXPORT_MOMENTS = [
+    "{}/.q4_k_m.partial-*",
+    "{}/.q4_k_m.partial-*/.scratch/floats.gguf",
+    "{}/.q4_k_m.partial-*/*.gguf",
+    "{}/.q4_k_m.partial-*/manifest.json",
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +63,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def kill_at_moments(call: str, model: Path, out: Path, moments: list[str]) -> None:
     out.mkdir()
-    script = CHILD.format(root=str(Path(__file__).parents[2]), moments=moments, out=str(out), model=str(model),
-                          call=call)
+    script = CHILD.format(
+        root=str(Path(__file__).parents[2]), moments=moments, out=str(out), model=str(model), call=call
+    )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=500)
 
@@ -82,7 +91,10 @@ def test_export(tmp_path: Path, models: tuple[Path, Path]) -> None:
     for number in range(len(EXPORT_MOMENTS)):
         out = tmp_path / "out" / str(number)
         path = out / "q4_k_m"
-        made = open_artifact(path, verify=True) if path.exists() else \
-            export_gguf(open_artifact(base), out, quants=["q4_k_m"])[0]
+        made = (
+            open_artifact(path, verify=True)
+            if path.exists()
+            else export_gguf(open_artifact(base), out, quants=["q4_k_m"])[0]
+        )
         assert made.digest == expected
         assert [path.name for path in out.iterdir()] == ["q4_k_m"]

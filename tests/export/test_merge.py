@@ -36,12 +36,15 @@ def assert_equal_to_peft(merged: Path, expected: dict[str, Any]) -> None:
         assert torch.allclose(weights.read(name), expected[name], rtol=0, atol=1e-6), name
 
 
-@pytest.mark.parametrize(("settings", "base"), [
-    ({}, {}),
-    ({"use_rslora": True}, {"dtype": "bfloat16"}),
-    ({"rank_pattern": {"q_proj": 4, "layers.1.mlp.down_proj": 2}, "alpha_pattern": {"v_proj": 3}}, {"tie": False}),
-    ({"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, {"tie": False}),
-])
+@pytest.mark.parametrize(
+    ("settings", "base"),
+    [
+        ({}, {}),
+        ({"use_rslora": True}, {"dtype": "bfloat16"}),
+        ({"rank_pattern": {"q_proj": 4, "layers.1.mlp.down_proj": 2}, "alpha_pattern": {"v_proj": 3}}, {"tie": False}),
+        ({"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, {"tie": False}),
+    ],
+)
 def test_equal_to_peft_in_float32(tmp_path: Path, settings: dict[str, Any], base: dict[str, Any]) -> None:
     folder = make_llama(tmp_path / "base", max_shard_size="600KB", **base)
     assert (folder / "model.safetensors.index.json").is_file()
@@ -53,8 +56,9 @@ def test_equal_to_peft_in_float32(tmp_path: Path, settings: dict[str, Any], base
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_stored_dtype_is_one_rounding_away(tmp_path: Path, llama_folder: Path, adapter_folder: Path,
-                                             dtype: Any) -> None:
+def test_stored_dtype_is_one_rounding_away(
+    tmp_path: Path, llama_folder: Path, adapter_folder: Path, dtype: Any
+) -> None:
     import torch
 
     merged = merge_adapter(open_artifact(adapter_folder), tmp_path / "merged", dtype=dtype)
@@ -76,14 +80,16 @@ def test_the_same_merge_twice_has_the_same_digest(tmp_path: Path, adapter_folder
     first.verify()
 
 
-def test_onto_nf4_is_the_dequantized_base_plus_the_delta(tmp_path: Path, llama_folder: Path,
-                                                             adapter_folder: Path) -> None:
+def test_onto_nf4_is_the_dequantized_base_plus_the_delta(
+    tmp_path: Path, llama_folder: Path, adapter_folder: Path
+) -> None:
     import torch
 
     from runtimes.nf4 import dequantized_nf4
 
-    merged = merge_adapter(open_artifact(adapter_folder), tmp_path / "merged", dtype="float32", base_weights="nf4",
-                           trained_on="nf4")
+    merged = merge_adapter(
+        open_artifact(adapter_folder), tmp_path / "merged", dtype="float32", base_weights="nf4", trained_on="nf4"
+    )
     base, plain = FolderWeights.open(llama_folder), peft_merge(llama_folder, adapter_folder)
     weights = FolderWeights.open(merged.path)
     name = "model.layers.1.mlp.up_proj.weight"
@@ -95,11 +101,17 @@ def test_onto_nf4_is_the_dequantized_base_plus_the_delta(tmp_path: Path, llama_f
     assert merged.details["merged_on"] == "nf4"
 
 
-@pytest.mark.parametrize("settings", [{"target_modules": ["lm_head", "q_proj"]},
-                                      {"target_modules": ["embed_tokens", "q_proj"]},
-                                      {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}])
-def test_tied_embeddings_that_come_apart_are_untied(tmp_path: Path, llama_folder: Path,
-                                                    settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head", "q_proj"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    ],
+)
+def test_tied_embeddings_that_come_apart_are_untied(
+    tmp_path: Path, llama_folder: Path, settings: dict[str, Any]
+) -> None:
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file, save_file
@@ -138,8 +150,10 @@ def test_added_tokens_come_with_their_rows(tmp_path: Path, llama_folder: Path) -
     tokenizer.add_tokens(["<new>"], special_tokens=True)
     model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
     model.resize_token_embeddings(len(tokenizer))
-    peft = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False,
-                                            modules_to_save=["embed_tokens", "lm_head"]))
+    peft = get_peft_model(
+        model,
+        LoraConfig(target_modules=["q_proj"], init_lora_weights=False, modules_to_save=["embed_tokens", "lm_head"]),
+    )
     peft.save_pretrained(tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")
     merged = merge_adapter(open_artifact(tmp_path / "adapter"), tmp_path / "merged")
@@ -153,8 +167,14 @@ def test_cleaning(tmp_path: Path) -> None:
 
     base = make_llama(tmp_path / "base", layers=1)
     adapter = make_adapter(tmp_path / "adapter", base)
-    edit_json(base / "config.json", use_cache=False, _name_or_path="/somewhere", gradient_checkpointing=True,
-              quantization_config={"load_in_4bit": True}, nested={"quantization_config": {"bits": 4}})
+    edit_json(
+        base / "config.json",
+        use_cache=False,
+        _name_or_path="/somewhere",
+        gradient_checkpointing=True,
+        quantization_config={"load_in_4bit": True},
+        nested={"quantization_config": {"bits": 4}},
+    )
     edit_json(base / "generation_config.json", temperature=0.6, top_p=0.9, pad_token_id=None, eos_token_id=1)
     (base / "model-00007-of-00009.safetensors").write_bytes(b"orphan")
     (base / "LICENSE").write_text("free")
@@ -176,15 +196,27 @@ def test_cleaning(tmp_path: Path) -> None:
         assert word in told
 
 
-def test_the_adapters_own_tokenizer_and_records_come_along(tmp_path: Path, llama_folder: Path,
-                                                           adapter_folder: Path) -> None:
+def test_the_adapters_own_tokenizer_and_records_come_along(
+    tmp_path: Path, llama_folder: Path, adapter_folder: Path
+) -> None:
     base = open_artifact(llama_folder)
-    details = {"prompt": {"user": "{document}"}, "generate": {"max_new_tokens": 7},
-               "trained_on": {"quant": "nf4", "block_size": 64, "double_quant": False, "compute_dtype": "float32"}}
-    with new_artifact(tmp_path / "adapter", "adapter", "mine", details=details,
-                      parents=[Parent("base", str(llama_folder), base.digest)]) as draft:
-        for path in [*adapter_folder.glob("adapter_*"), *llama_folder.glob("token*"),
-                     llama_folder / "chat_template.jinja"]:
+    details = {
+        "prompt": {"user": "{document}"},
+        "generate": {"max_new_tokens": 7},
+        "trained_on": {"quant": "nf4", "block_size": 64, "double_quant": False, "compute_dtype": "float32"},
+    }
+    with new_artifact(
+        tmp_path / "adapter",
+        "adapter",
+        "mine",
+        details=details,
+        parents=[Parent("base", str(llama_folder), base.digest)],
+    ) as draft:
+        for path in [
+            *adapter_folder.glob("adapter_*"),
+            *llama_folder.glob("token*"),
+            llama_folder / "chat_template.jinja",
+        ]:
             shutil.copyfile(path, draft.path / path.name)
         (draft.path / "chat_template.jinja").write_text("{{ messages[0].content }}{{ eos_token }}")
     merged = merge_adapter(draft.finished, tmp_path / "merged", base_weights="nf4")

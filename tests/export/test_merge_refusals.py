@@ -63,10 +63,18 @@ def cut_rank(tensors: dict[str, Any]) -> None:
     tensors[KEY.format("B")] = tensors[KEY.format("B")][:, :4]
 
 
-@pytest.mark.parametrize(("damage", "match"), [
-    (infinite, r"q_proj.lora_A.weight: not finite"), (zero, r"q_proj.weight: its delta is zero"),
-    (lose_b, r"q_proj.weight: .* without B"), (stray, r"the base has no model.layers.9"),
-    (huge, r"do not fit into float16"), (tiny, r"changes nothing"), (cut_rank, r"the configuration says rank 8")])
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (infinite, r"q_proj.lora_A.weight: not finite"),
+        (zero, r"q_proj.weight: its delta is zero"),
+        (lose_b, r"q_proj.weight: .* without B"),
+        (stray, r"the base has no model.layers.9"),
+        (huge, r"do not fit into float16"),
+        (tiny, r"changes nothing"),
+        (cut_rank, r"the configuration says rank 8"),
+    ],
+)
 def test_damaged_weights(tmp_path: Path, adapter: Path, damage: Callable[[dict[str, Any]], None], match: str) -> None:
     edit_tensors(adapter / "adapter_model.safetensors", damage)
     message = refuse(adapter, tmp_path / "merged", match)
@@ -87,12 +95,21 @@ def test_all_problems_are_named_at_once(tmp_path: Path, adapter: Path) -> None:
     assert all(word in message for word in ("not finite", "layers.9", "v_proj.weight: its delta is zero"))
 
 
-@pytest.mark.parametrize(("changes", "match"), [
-    ({"use_dora": True}, "DoRA"), ({"peft_type": "IA3"}, "IA"), ({"peft_type": "PROMPT_TUNING"}, "soft prompts"),
-    ({"bias": "all"}, "bias"), ({"fan_in_fan_out": True}, "transposed"), ({"init_lora_weights": "pissa"}, "pissa"),
-    ({"trainable_token_indices": [1]}, "token rows"), ({"from_the_future": 3}, "not known here"),
-    ({"base_model_name_or_path": "/nowhere/base"}, "no such model folder"),
-    ({"base_model_name_or_path": None}, "does not name its base")])
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"peft_type": "IA3"}, "IA"),
+        ({"peft_type": "PROMPT_TUNING"}, "soft prompts"),
+        ({"bias": "all"}, "bias"),
+        ({"fan_in_fan_out": True}, "transposed"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"trainable_token_indices": [1]}, "token rows"),
+        ({"from_the_future": 3}, "not known here"),
+        ({"base_model_name_or_path": "/nowhere/base"}, "no such model folder"),
+        ({"base_model_name_or_path": None}, "does not name its base"),
+    ],
+)
 def test_settings_that_cannot_be_merged(tmp_path: Path, adapter: Path, changes: dict[str, Any], match: str) -> None:
     edit_json(adapter / "adapter_config.json", **changes)
     refuse(adapter, tmp_path / "merged", match)
@@ -108,8 +125,9 @@ def test_wrong_base(tmp_path: Path, adapter: Path) -> None:
 
 def test_a_changed_base_is_not_the_one_recorded(tmp_path: Path, adapter_folder: Path) -> None:
     base = make_llama(tmp_path / "base")
-    with new_artifact(tmp_path / "own", "adapter", "own",
-                      parents=[Parent("base", str(base), open_artifact(base).digest)]) as draft:
+    with new_artifact(
+        tmp_path / "own", "adapter", "own", parents=[Parent("base", str(base), open_artifact(base).digest)]
+    ) as draft:
         shutil.copytree(adapter_folder, draft.path, dirs_exist_ok=True)
     merge_adapter(draft.finished, tmp_path / "fine")
     edit_tensors(base / "model.safetensors", lambda tensors: tensors["model.norm.weight"].mul_(2))
@@ -165,8 +183,9 @@ def test_nothing_is_overwritten(tmp_path: Path, adapter: Path) -> None:
     assert (tmp_path / "merged/precious").read_text() == "x"
 
 
-def test_a_merge_that_does_not_load_again_leaves_nothing(tmp_path: Path, adapter: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_does_not_load_again_leaves_nothing(
+    tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from export import merge
 
     write = merge.write_shards

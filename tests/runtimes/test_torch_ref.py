@@ -32,8 +32,10 @@ def prompts_of(runtime: Runtime) -> list[list[int]]:
 
 
 def pairs_of(runtime: Runtime) -> list[tuple[list[int], list[int]]]:
-    return [(runtime.encode([Message("user", text)]), runtime.encode_completion([Message("user", text)], "They agree."))
-            for text in WORDS]
+    return [
+        (runtime.encode([Message("user", text)]), runtime.encode_completion([Message("user", text)], "They agree."))
+        for text in WORDS
+    ]
 
 
 def logits_of(runtime: Runtime) -> np.ndarray:
@@ -64,8 +66,9 @@ def test_batches_equal_singles_and_keep_the_order(reference: Runtime) -> None:
         np.testing.assert_allclose(logits, alone, atol=1e-5)
     params = GenerateParams(max_new_tokens=12)
     prompts = prompts_of(reference)
-    assert [c.ids for c in reference.generate(prompts, params)] == \
-        [reference.generate([prompt], params)[0].ids for prompt in prompts]
+    assert [c.ids for c in reference.generate(prompts, params)] == [
+        reference.generate([prompt], params)[0].ids for prompt in prompts
+    ]
 
 
 def test_score_predicts_what_generate_takes(reference: Runtime) -> None:
@@ -85,7 +88,7 @@ def test_a_stop_id_ends_the_answer(reference: Runtime) -> None:
     finally:
         reference.stop_ids = kept
     assert made.stop == "eos"
-    assert made.ids == free.ids[:free.ids.index(free.ids[4])]
+    assert made.ids == free.ids[: free.ids.index(free.ids[4])]
 
 
 def test_sampling_is_seeded_and_does_not_depend_on_neighbours(reference: Runtime) -> None:
@@ -105,7 +108,7 @@ def test_stop_strings_are_cut_and_never_streamed(reference: Runtime) -> None:
     params = GenerateParams(max_new_tokens=20, stop=(stop,))
     *pieces, last = reference.stream(prompt, params)
     assert isinstance(last, Completion)
-    assert "".join(map(str, pieces)) == last.text == free.text[:free.text.index(stop)]
+    assert "".join(map(str, pieces)) == last.text == free.text[: free.text.index(stop)]
     assert last.stop == "eos"
 
 
@@ -148,8 +151,9 @@ def test_nf4_is_what_bitsandbytes_dequantizes(llama_folder: Path, adapter_folder
     torch.manual_seed(0)
     weight = torch.randn(256, 512)
     for double_quant in (False, True):
-        layer = Linear4bit(512, 256, bias=False, compute_dtype=torch.float32, compress_statistics=double_quant,
-                           quant_type="nf4")
+        layer = Linear4bit(
+            512, 256, bias=False, compute_dtype=torch.float32, compress_statistics=double_quant, quant_type="nf4"
+        )
         layer.load_state_dict({"weight": weight})
         layer.to("cpu")
         # the kernel's product with the identity is its dequantized weight
@@ -245,8 +249,9 @@ def test_rows_nobody_trained_are_not_made_up(tmp_path: Path, llama_folder: Path)
         runtime.generate([[size - 1]], GenerateParams())
 
 
-def test_another_base_than_the_recorded_one_is_refused(tmp_path: Path, llama_folder: Path,
-                                                       adapter_folder: Path) -> None:
+def test_another_base_than_the_recorded_one_is_refused(
+    tmp_path: Path, llama_folder: Path, adapter_folder: Path
+) -> None:
     parent = Parent("base", str(llama_folder), open_artifact(llama_folder).digest)
     for name, parents in (("right", [parent]), ("wrong", [replace(parent, digest="0" * 64)])):
         with new_artifact(tmp_path / name, "adapter", name, parents=parents) as draft:

@@ -61,7 +61,7 @@ class FakeRuntime:
         try:
             self.params.append(params)
             cut = min((at for stop in params.stop if (at := self.answer.find(stop)) >= 0), default=len(self.answer))
-            text = self.answer[:cut][:params.max_new_tokens]
+            text = self.answer[:cut][: params.max_new_tokens]
             for index, character in enumerate(text):
                 self.begun.set()
                 assert self.go.wait(timeout=30)

@@ -28,21 +28,26 @@ def q4(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Artifact
     from export.to_gguf import export_gguf
 
     out = tmp_path_factory.mktemp("gguf")
-    artifact, = export_gguf(open_artifact(llama_folder), out, quants=["q4_k_m"], check="structure", name="tiny")
+    (artifact,) = export_gguf(open_artifact(llama_folder), out, quants=["q4_k_m"], check="structure", name="tiny")
     write_verdicts(artifact.folder / "verdict.json", [Verdict("q4_k_m", artifact.digest, "pass", ())])
     return artifact
 
 
 def assay(*arguments: str | Path | int, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*ASSAY, *map(str, arguments), "--threads", "1"], input=text, capture_output=True, text=True,
-                          timeout=120)
+    return subprocess.run(
+        [*ASSAY, *map(str, arguments), "--threads", "1"], input=text, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
 def url(q4: Artifact) -> Iterator[str]:
     """A server in a process of its own that is stopped by SIGTERM and must leave cleanly."""
-    server = subprocess.Popen([*ASSAY, "serve", str(q4.path), "--threads", "1", "--port", "0", "--context", "300"],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*ASSAY, "serve", str(q4.path), "--threads", "1", "--port", "0", "--context", "300"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert server.stderr is not None
     line = next((line for line in server.stderr if line.startswith("serving on ")), "")
     try:
@@ -65,8 +70,9 @@ def post(url: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
 
 
 def chat(url: str, **fields: Any) -> Any:
-    status, text = post(url, "/v1/chat/completions", {
-        "messages": [{"role": "user", "content": DOCUMENT}], "max_tokens": 24, **fields})
+    status, text = post(
+        url, "/v1/chat/completions", {"messages": [{"role": "user", "content": DOCUMENT}], "max_tokens": 24, **fields}
+    )
     assert status == 200, text
     return text if fields.get("stream") else json.loads(text)
 
@@ -94,9 +100,9 @@ def test_streaming_equals_not_streaming_and_stops_at_stop_strings(url: str) -> N
     whole = chat(url)["choices"][0]["message"]["content"]
     assert len(whole) > 4
     assert streamed(chat(url, stream=True)) == whole
-    stop = whole[len(whole) // 2:][:3]
+    stop = whole[len(whole) // 2 :][:3]
     cut = chat(url, stop=stop)["choices"][0]
-    assert cut["message"]["content"] == whole[:whole.index(stop)]
+    assert cut["message"]["content"] == whole[: whole.index(stop)]
     assert cut["finish_reason"] == "stop"
     assert streamed(chat(url, stop=stop, stream=True)) == cut["message"]["content"]
 
@@ -116,8 +122,9 @@ def test_a_document_that_does_not_fit_is_a_400_with_figures(url: str) -> None:
 
 def test_text_never_becomes_control_tokens(url: str) -> None:
     def tokens(content: str) -> int:
-        status, text = post(url, "/v1/chat/completions", {
-            "messages": [{"role": "user", "content": content}], "max_tokens": 1})
+        status, text = post(
+            url, "/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        )
         assert status == 200, text
         return int(json.loads(text)["usage"]["prompt_tokens"])
 
@@ -141,7 +148,7 @@ def test_the_serving_process_imports_no_torch(q4: Artifact) -> None:
         "def ask(bound):\n"
         "    url = real(bound)\n"
         "    def go():\n"
-        "        body = b'{\"document\": \"x\", \"max_new_tokens\": 2}'\n"
+        '        body = b\'{"document": "x", "max_new_tokens": 2}\'\n'
         "        request = urllib.request.Request(url + '/summarize', body, {'Content-Type': 'application/json'})\n"
         "        print(urllib.request.urlopen(request, timeout=60).status)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -150,7 +157,8 @@ def test_the_serving_process_imports_no_torch(q4: Artifact) -> None:
         "server.url_of = ask\n"
         f"serve.main([{str(q4.path)!r}, '--threads', '1', '--port', '0'], standalone_mode=False)\n"
         "allowed = 'torch transformers peft gguf bitsandbytes tokenizers matplotlib datasets'.split()\n"
-        "print([name for name in allowed if name in sys.modules])\n")
+        "print([name for name in allowed if name in sys.modules])\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.split("\n")[:2] == ["200", "[]"], done.stderr
 
@@ -184,8 +192,12 @@ def test_folders_are_summarized_with_as_well(llama_folder: Path, adapter_folder:
 
 def test_documents_that_cannot_be_summarized_are_refused(q4: Artifact, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    for file, text, says in ((tmp_path / "latin.txt", None, "not UTF-8"), (tmp_path / "no.txt", None, "cannot be read"),
-                             ("-", " \n", "empty"), ("-", DOCUMENT * 30, "does not fit")):
+    for file, text, says in (
+        (tmp_path / "latin.txt", None, "not UTF-8"),
+        (tmp_path / "no.txt", None, "cannot be read"),
+        ("-", " \n", "empty"),
+        ("-", DOCUMENT * 30, "does not fit"),
+    ):
         told = assay("summarize", q4.path, file, text=text)
         assert (told.returncode, told.stdout) == (2, ""), told.stderr
         assert says in told.stderr
@@ -198,8 +210,11 @@ def test_an_unproven_artifact_is_refused_and_served_only_when_allowed(q4: Artifa
     refused = assay("serve", q4.path, "--port", "0", "--verdict", path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert '"inconclusive"' in refused.stderr
-    server = subprocess.Popen([*ASSAY, "serve", str(q4.path), "--threads", "1", "--port", "0",
-                               "--verdict", str(path), "--allow-unproven"], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*ASSAY, "serve", str(q4.path), "--threads", "1", "--port", "0", "--verdict", str(path), "--allow-unproven"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert server.stderr is not None
     said = []
     for line in server.stderr:
@@ -219,17 +234,18 @@ def test_what_cannot_be_served_is_refused_clearly(q4: Artifact, llama_folder: Pa
     (tmp_path / "empty.key").write_text("\n")
     (tmp_path / "damaged").mkdir()
     for file in q4.folder.iterdir():
-        (tmp_path / "damaged" / file.name).write_bytes(file.read_bytes()[:-1 if file.suffix == ".gguf" else None])
+        (tmp_path / "damaged" / file.name).write_bytes(file.read_bytes()[: -1 if file.suffix == ".gguf" else None])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for arguments, says in (
-                ((llama_folder,), "only a GGUF is served"),
-                ((q4.path, "--api-key-file", tmp_path / "empty.key"), "must hold one key"),
-                ((q4.path, "--api-key-file", tmp_path / "none.key"), "cannot be read"),
-                ((q4.path, "--port", taken.getsockname()[1]), "address cannot be served on"),
-                ((q4.path, "--verdict", tmp_path / "none.json"), "there is no verdict"),
-                ((tmp_path / "damaged", "--allow-unproven"), "not intact")):
+            ((llama_folder,), "only a GGUF is served"),
+            ((q4.path, "--api-key-file", tmp_path / "empty.key"), "must hold one key"),
+            ((q4.path, "--api-key-file", tmp_path / "none.key"), "cannot be read"),
+            ((q4.path, "--port", taken.getsockname()[1]), "address cannot be served on"),
+            ((q4.path, "--verdict", tmp_path / "none.json"), "there is no verdict"),
+            ((tmp_path / "damaged", "--allow-unproven"), "not intact"),
+        ):
             told = assay("serve", *arguments)
             assert (told.returncode, told.stdout) == (2, ""), told.stderr
             assert says in told.stderr
@@ -237,8 +253,11 @@ def test_what_cannot_be_served_is_refused_clearly(q4: Artifact, llama_folder: Pa
 
 def test_the_key_file_is_obeyed(q4: Artifact, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret\n")
-    server = subprocess.Popen([*ASSAY, "serve", str(q4.path), "--threads", "1", "--port", "0",
-                               "--api-key-file", str(tmp_path / "key")], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*ASSAY, "serve", str(q4.path), "--threads", "1", "--port", "0", "--api-key-file", str(tmp_path / "key")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert server.stderr is not None
     url = next(line for line in server.stderr if line.startswith("serving on ")).split()[2]
     try:
@@ -252,7 +271,9 @@ def test_the_key_file_is_obeyed(q4: Artifact, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "summarize", "generate"])
 def test_help_imports_nothing_heavy(command: str) -> None:
-    code = f"import sys\nfrom serve.cli import {command} as c\nc.main(['--help'], standalone_mode=False)\n" \
-           "print([m for m in ('numpy', 'pydantic', 'fastapi', 'uvicorn', 'llama_cpp', 'torch') if m in sys.modules])"
+    code = (
+        f"import sys\nfrom serve.cli import {command} as c\nc.main(['--help'], standalone_mode=False)\n"
+        "print([m for m in ('numpy', 'pydantic', 'fastapi', 'uvicorn', 'llama_cpp', 'torch') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.rstrip().endswith("[]"), done.stdout

@@ -20,8 +20,10 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 def judge(artifact: Artifact, outcome: Outcome, path: Path | None = None, digest: str | None = None) -> None:
-    reasons = (Reason("rouge_l_loss", "pass", "ROUGE-L lost 0.1 points"),
-               Reason("kl_mean", outcome, "mean KL 0.31 nats is over the limit of 0.08"))
+    reasons = (
+        Reason("rouge_l_loss", "pass", "ROUGE-L lost 0.1 points"),
+        Reason("kl_mean", outcome, "mean KL 0.31 nats is over the limit of 0.08"),
+    )
     verdicts = [Verdict("merged", "0" * 64, "pass", ()), Verdict("q4_k_m", digest or artifact.digest, outcome, reasons)]
     write_verdicts(path or artifact.folder / "verdict.json", verdicts)
 

@@ -68,8 +68,19 @@ def test_summarize_honours_max_new_tokens(house: House) -> None:
 
 
 def test_chat(house: House) -> None:
-    body = house.chat(temperature=0.5, top_p=0.9, seed=7, stop=["said"], max_tokens=30, user="me", n=1,
-                      model="tiny-q4_k_m", response_format={"type": "text"}, frequency_penalty=0, logit_bias={}).json()
+    body = house.chat(
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        stop=["said"],
+        max_tokens=30,
+        user="me",
+        n=1,
+        model="tiny-q4_k_m",
+        response_format={"type": "text"},
+        frequency_penalty=0,
+        logit_bias={},
+    ).json()
     assert body["object"] == "chat.completion"
     assert body["choices"][0]["message"]["content"] == " Über 315 crowns — "
     assert body["choices"][0]["finish_reason"] == "stop"
@@ -87,9 +98,11 @@ def test_chat_is_greedy_and_takes_the_room_that_is_left_unless_told_otherwise(ho
 
 def test_chat_takes_text_parts_and_every_role(house: House) -> None:
     messages = [
-        {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "a"},
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b", "refusal": None, "tool_calls": []},
-        {"role": "user", "content": [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}]}]
+        {"role": "user", "content": [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}]},
+    ]
     assert house.client.post("/v1/chat/completions", json={"messages": messages}).status_code == 200
     assert house.runtime.prompts == ["system: Be brief.\nuser: a\nassistant: b\nuser: cd"]
 
@@ -108,18 +121,21 @@ def test_streaming_equals_not_streaming(house: House, fields: dict[str, Any]) ->
 
 
 def test_models_and_health(house: House) -> None:
-    card, = house.client.get("/v1/models").json()["data"]
+    (card,) = house.client.get("/v1/models").json()["data"]
     assert (card["id"], card["digest"], card["proven"], card["context_length"]) == ("tiny-q4_k_m", "d" * 64, True, 200)
     assert house.client.get("/healthz").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize(("path", "body"), [
-    ("/summarize", {"document": "long " * 60}),
-    ("/summarize", {"document": "short", "max_new_tokens": 190}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "long " * 60}]}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "long " * 60}], "stream": True}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "short"}], "max_tokens": 190}),
-])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/summarize", {"document": "long " * 60}),
+        ("/summarize", {"document": "short", "max_new_tokens": 190}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "long " * 60}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "long " * 60}], "stream": True}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "short"}], "max_tokens": 190}),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_figures(house: House, path: str, body: dict[str, Any]) -> None:
     answer = house.client.post(path, json=body)
     assert answer.status_code == 400
@@ -134,32 +150,35 @@ def test_what_does_not_fit_is_refused_with_figures(house: House, path: str, body
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 
 
-@pytest.mark.parametrize(("path", "body", "says"), [
-    ("/summarize", {}, "document"),
-    ("/summarize", {"document": 3}, "document"),
-    ("/summarize", {"document": ""}, "document"),
-    ("/summarize", {"document": "x", "max_new_tokens": 0}, "max_new_tokens"),
-    ("/summarize", {"document": "x", "max_new_token": 3}, 'did you mean "max_new_tokens"?'),
-    ("/summarize", [], ""),
-    ("/summarize", {"document": "private \uf8f0"}, "U+F8F0"),
-    ("/v1/chat/completions", {}, "messages"),
-    ("/v1/chat/completions", {"messages": []}, "messages"),
-    ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, "role"),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": None}]}, "content"),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content"),
-    ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "x"}]}, "last message"),
-    ("/v1/chat/completions", {**CHAT, "n": 2}, "n: "),
-    ("/v1/chat/completions", {**CHAT, "tools": [{}]}, "tools"),
-    ("/v1/chat/completions", {**CHAT, "logprobs": True}, "logprobs"),
-    ("/v1/chat/completions", {**CHAT, "frequency_penalty": 0.1}, "frequency_penalty"),
-    ("/v1/chat/completions", {**CHAT, "response_format": {"type": "json_object"}}, "response_format"),
-    ("/v1/chat/completions", {**CHAT, "temprature": 1}, 'did you mean "temperature"?'),
-    ("/v1/chat/completions", {**CHAT, "temperature": -1}, "temperature"),
-    ("/v1/chat/completions", {**CHAT, "top_p": 0}, "top_p"),
-    ("/v1/chat/completions", {**CHAT, "stop": ""}, "stop"),
-    ("/v1/chat/completions", {**CHAT, "seed": -1}, "seed"),
-    ("/v1/chat/completions", {**CHAT, "max_tokens": 2, "max_completion_tokens": 3}, "differ"),
-])
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/summarize", {}, "document"),
+        ("/summarize", {"document": 3}, "document"),
+        ("/summarize", {"document": ""}, "document"),
+        ("/summarize", {"document": "x", "max_new_tokens": 0}, "max_new_tokens"),
+        ("/summarize", {"document": "x", "max_new_token": 3}, 'did you mean "max_new_tokens"?'),
+        ("/summarize", [], ""),
+        ("/summarize", {"document": "private \uf8f0"}, "U+F8F0"),
+        ("/v1/chat/completions", {}, "messages"),
+        ("/v1/chat/completions", {"messages": []}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, "role"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": None}]}, "content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content"),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "x"}]}, "last message"),
+        ("/v1/chat/completions", {**CHAT, "n": 2}, "n: "),
+        ("/v1/chat/completions", {**CHAT, "tools": [{}]}, "tools"),
+        ("/v1/chat/completions", {**CHAT, "logprobs": True}, "logprobs"),
+        ("/v1/chat/completions", {**CHAT, "frequency_penalty": 0.1}, "frequency_penalty"),
+        ("/v1/chat/completions", {**CHAT, "response_format": {"type": "json_object"}}, "response_format"),
+        ("/v1/chat/completions", {**CHAT, "temprature": 1}, 'did you mean "temperature"?'),
+        ("/v1/chat/completions", {**CHAT, "temperature": -1}, "temperature"),
+        ("/v1/chat/completions", {**CHAT, "top_p": 0}, "top_p"),
+        ("/v1/chat/completions", {**CHAT, "stop": ""}, "stop"),
+        ("/v1/chat/completions", {**CHAT, "seed": -1}, "seed"),
+        ("/v1/chat/completions", {**CHAT, "max_tokens": 2, "max_completion_tokens": 3}, "differ"),
+    ],
+)
 def test_bad_requests_are_answered_with_what_is_wrong(house: House, path: str, body: Any, says: str) -> None:
     answer = house.client.post(path, json=body)
     assert answer.status_code == 400, answer.text
@@ -167,13 +186,24 @@ def test_bad_requests_are_answered_with_what_is_wrong(house: House, path: str, b
     assert set(answer.json()["error"]) >= {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"{", b"\xff\xfe{}", b"[" * 100_000, b'{"document": "\\ud800"}', b'{"\\ud800": 1}', b"null", b"3",
-    b'{"document": "x", "max_new_tokens": 1e400}', b'{"document": "x", "max_new_tokens": ' + b"9" * 5000 + b"}",
-    b'{"document": "x", "max_new_tokens": NaN}',
-    b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
-    b'{"messages": [{"role": "user", "content": "x"}], "model": "\\ud800"}',
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b'{"document": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        b"null",
+        b"3",
+        b'{"document": "x", "max_new_tokens": 1e400}',
+        b'{"document": "x", "max_new_tokens": ' + b"9" * 5000 + b"}",
+        b'{"document": "x", "max_new_tokens": NaN}',
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"messages": [{"role": "user", "content": "x"}], "model": "\\ud800"}',
+    ],
+)
 def test_broken_bodies_are_the_clients_fault(house: House, body: bytes) -> None:
     for path in ("/summarize", "/v1/chat/completions"):
         answer = house.client.post(path, content=body, headers={"content-type": "application/json"})
@@ -200,8 +230,11 @@ def test_unknown_paths_and_methods(house: House) -> None:
 def test_large_bodies_are_refused_with_and_without_a_length() -> None:
     house = House(FakeRuntime(), max_body_bytes=1000)
     declared = house.client.post("/summarize", json={"document": "x" * 2000})
-    chunked = house.client.post("/summarize", content=iter([b'{"document": "', b"x" * 2000, b'"}']),
-                                headers={"content-type": "application/json"})
+    chunked = house.client.post(
+        "/summarize",
+        content=iter([b'{"document": "', b"x" * 2000, b'"}']),
+        headers={"content-type": "application/json"},
+    )
     assert [answer.status_code for answer in (declared, chunked)] == [413, 413]
     assert all(answer.json()["error"]["code"] == "request_too_large" for answer in (declared, chunked))
     house.worker.close()
@@ -212,8 +245,10 @@ def test_the_api_key_is_asked_for_everywhere_but_at_the_health_check() -> None:
     assert house.client.get("/healthz").status_code == 200
     wrong = ["Bearer wrong", "Bearer s3cret2", "s3cret", "Basic s3cret", "Bearer ", "Bearer é".encode()]
     for headers in ({}, *({"Authorization": value} for value in wrong)):
-        for answer in (house.client.get("/v1/models", headers=headers),
-                       house.client.post("/summarize", json={"document": "x"}, headers=headers)):
+        for answer in (
+            house.client.get("/v1/models", headers=headers),
+            house.client.post("/summarize", json={"document": "x"}, headers=headers),
+        ):
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     right = {"Authorization": "Bearer s3cret"}
     assert house.client.get("/v1/models", headers=right).status_code == 200
@@ -239,8 +274,12 @@ def test_requests_wait_their_turn_and_too_many_are_told_to_come_back() -> None:
     house = House(FakeRuntime(), most_waiting=1)
     house.runtime.go.clear()
     statuses: list[int] = []
-    clients = [threading.Thread(target=lambda: statuses.append(
-        house.client.post("/summarize", json={"document": "x"}).status_code)) for _ in range(2)]
+    clients = [
+        threading.Thread(
+            target=lambda: statuses.append(house.client.post("/summarize", json={"document": "x"}).status_code)
+        )
+        for _ in range(2)
+    ]
     for client in clients:
         client.start()
     until(lambda: len(house.worker._jobs) == 2)
@@ -272,9 +311,13 @@ def test_closing_the_worker_stops_what_runs() -> None:
     assert house.runtime.made <= 1
 
 
-@pytest.mark.parametrize(("path", "body"), [
-    ("/summarize", {"document": "x"}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True})])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/summarize", {"document": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}),
+    ],
+)
 def test_a_client_that_leaves_stops_its_job(path: str, body: dict[str, Any]) -> None:
     house = House(FakeRuntime(answer="x" * 150))
     house.runtime.go.clear()
@@ -285,10 +328,13 @@ def test_a_client_that_leaves_stops_its_job(path: str, body: dict[str, Any]) -> 
     thread.start()
     content = json.dumps(body).encode()
     with socket.create_connection(bound.getsockname()) as client:
-        client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                       f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        client.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
         assert house.runtime.begun.wait(timeout=30)
-        job, = house.worker._jobs
+        (job,) = house.worker._jobs
         assert not job.cancelled
     until(lambda: job.cancelled)
     house.runtime.go.set()

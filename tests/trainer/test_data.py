@@ -19,8 +19,14 @@ from trainer.lengths import length_report
 
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
-    return [{"id": f"r{n}", "dialogue": f"Mara: number {n} goes to room {n * 7}. Olin: thanks, I shall tell them all.",
-             "summary": f"Room {n * 7}."} for n in range(start, start + count)]
+    return [
+        {
+            "id": f"r{n}",
+            "dialogue": f"Mara: number {n} goes to room {n * 7}. Olin: thanks, I shall tell them all.",
+            "summary": f"Room {n * 7}.",
+        }
+        for n in range(start, start + count)
+    ]
 
 
 def recipe(base: str = "nowhere/base", **part: Any) -> Recipe:
@@ -84,14 +90,25 @@ def test_repeats_and_leaks_are_dropped_and_named(folder: Path) -> None:
         {"id": "exact", "dialogue": rows(10, 1)[0]["dialogue"].replace(" ", "\n"), "summary": "x"},
         {"id": "near", "dialogue": long + " more", "summary": "y"},
         {"id": "sum", "dialogue": "Quite another talk about this and that.", "summary": same_summary},
-        {"id": "short", "dialogue": "Yet another talk, about nothing at all.", "summary": "Yes."}]
+        {"id": "short", "dialogue": "Yet another talk, about nothing at all.", "summary": "Yes."},
+    ]
     write_jsonl(folder / "train.jsonl", train)
-    write_jsonl(folder / "dev.jsonl", [*rows(8, 2), {"id": "v", "dialogue": long, "summary": "Yes."},
-                                       {"id": "w", "dialogue": "A talk.", "summary": same_summary + "  "}])
+    write_jsonl(
+        folder / "dev.jsonl",
+        [
+            *rows(8, 2),
+            {"id": "v", "dialogue": long, "summary": "Yes."},
+            {"id": "w", "dialogue": "A talk.", "summary": same_summary + "  "},
+        ],
+    )
     splits = load_splits(recipe(), str(folder))
     found = {(item.id, item.why, item.other_split, item.other_id) for item in splits.report.dropped}
-    assert found == {("again", "repeated", "train", "r0"), ("exact", "leak: same document", "test", "r10"),
-                     ("near", "leak: near-duplicate", "valid", "v"), ("sum", "leak: same summary", "valid", "w")}
+    assert found == {
+        ("again", "repeated", "train", "r0"),
+        ("exact", "leak: same document", "test", "r10"),
+        ("near", "leak: near-duplicate", "valid", "v"),
+        ("sum", "leak: same summary", "valid", "w"),
+    }
     assert [example.id for example in splits.train] == [*(f"r{n}" for n in range(8)), "short"]
     assert splits.report.rows_read["train"] == 13
 

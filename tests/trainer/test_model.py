@@ -54,8 +54,9 @@ def test_the_weights_trained_on_are_the_nf4_weights_of_the_stored_ones(llama_fol
     assert len(linears) == 2 * 7
     for name, module in linears.items():
         ours = dequantize_4bit(module.weight.data, module.weight.quant_state)
-        theirs = dequantize_4bit(*quantize_4bit(stored[f"{name}.weight"].float(), quant_type="nf4", blocksize=64,
-                                                compress_statistics=True))
+        theirs = dequantize_4bit(
+            *quantize_4bit(stored[f"{name}.weight"].float(), quant_type="nf4", blocksize=64, compress_statistics=True)
+        )
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs)
     assert not isinstance(model.lm_head, Linear4bit)
@@ -84,13 +85,15 @@ def test_leaving_out_prompt_columns_leaves_the_loss_as_it_is(model: Any, rows: l
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     import torch
 
-    plain = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(),
-                                              ignore_index=-100, reduction="sum")
+    plain = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
     assert short == pytest.approx(plain.item(), rel=1e-6)
 
 
-def test_the_batch_is_audited_and_the_adapter_stays_float32(tmp_path: Path, recipe: Recipe, model: Any,
-                                                            rows: list[TokenRow], llama_folder: Path) -> None:
+def test_the_batch_is_audited_and_the_adapter_stays_float32(
+    tmp_path: Path, recipe: Recipe, model: Any, rows: list[TokenRow], llama_folder: Path
+) -> None:
     import torch
     from transformers import TrainerCallback
 
@@ -100,9 +103,10 @@ def test_the_batch_is_audited_and_the_adapter_stays_float32(tmp_path: Path, reci
     trainer = make_trainer(model, config, rows, load_tokenizer(llama_folder), TrainerCallback(), [1, 4])
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     for damaged, message in (
-            ([replace(row, prompt_tokens=row.prompt_tokens - 1) for row in rows], "labels are not its completion"),
-            ([replace(row, input_ids=[5, *row.input_ids[1:]]) for row in rows], "other ids"),
-            (rows[:3], "4 rows instead of 3")):
+        ([replace(row, prompt_tokens=row.prompt_tokens - 1) for row in rows], "labels are not its completion"),
+        ([replace(row, input_ids=[5, *row.input_ids[1:]]) for row in rows], "other ids"),
+        (rows[:3], "4 rows instead of 3"),
+    ):
         with pytest.raises(AssayError, match=message):
             audit_batch(trainer, damaged, [1, 4])
     with pytest.raises(AssayError, match="no stop token in the labels"):

@@ -34,12 +34,12 @@ def test_the_document_is_cut_and_never_the_summary(make: Make, llama_folder: Pat
     row = make().row("a", document, SUMMARY)
     assert len(row.input_ids) <= 200
     assert row.cut_tokens == len(make().prompt(document)) - row.prompt_tokens > 0
-    assert row.input_ids[row.prompt_tokens:] == uncut.input_ids[uncut.prompt_tokens:]
+    assert row.input_ids[row.prompt_tokens :] == uncut.input_ids[uncut.prompt_tokens :]
     tokenizer = load_tokenizer(llama_folder)
-    prompt = tokenizer.decode(row.input_ids[:row.prompt_tokens])
+    prompt = tokenizer.decode(row.input_ids[: row.prompt_tokens])
     assert prompt.startswith("<|begin|><|im_start|>user\nSummarize")
     assert prompt.endswith("of many.<|im_end|>\n<|im_start|>assistant\n")  # cut at a line's end, template whole
-    assert tokenizer.decode(row.input_ids[row.prompt_tokens:]) == SUMMARY + "<|im_end|>"
+    assert tokenizer.decode(row.input_ids[row.prompt_tokens :]) == SUMMARY + "<|im_end|>"
 
 
 def test_masks_cover_exactly_the_completion(make: Make) -> None:
@@ -94,8 +94,9 @@ def test_the_order_is_whole_epochs_of_batches_of_like_length() -> None:
     order = training_order(lengths, 8, 200, seed=3)
     assert sorted(order) == sorted([*range(100), *range(100)])
     assert order == training_order(lengths, 8, 200, seed=3) != training_order(lengths, 8, 200, seed=4)
-    spreads = [max(batch) - min(batch) for i in range(0, 200, 8)
-               if (batch := [lengths[index] for index in order[i:i + 8]])]
+    spreads = [
+        max(batch) - min(batch) for i in range(0, 200, 8) if (batch := [lengths[index] for index in order[i : i + 8]])
+    ]
     assert sum(spreads) / len(spreads) < 20  # of a range of 100
 
 

@@ -31,19 +31,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     start = 0
     for split, count in (("train", 40), ("valid", 6), ("test", 2)):
-        write_jsonl(folder / f"{split}.jsonl", [
-            {"id": f"{split}{n}", "dialogue": f"{NAMES[n % 6]}: is room {n} free?\n{NAMES[n % 5]}: yes.",
-             "summary": f"Room {n} is free."} for n in range(start, start + count)])
+        write_jsonl(
+            folder / f"{split}.jsonl",
+            [
+                {
+                    "id": f"{split}{n}",
+                    "dialogue": f"{NAMES[n % 6]}: is room {n} free?\n{NAMES[n % 5]}: yes.",
+                    "summary": f"Room {n} is free.",
+                }
+                for n in range(start, start + count)
+            ],
+        )
         start += count
     return folder
 
 
 def make_recipe(base: Path, folder: Path, **train: Any) -> Recipe:
-    return Recipe.model_validate({
-        "name": "tiny-test", "model": {"base": str(base)},
-        "data": {split: str(folder / f"{split}.jsonl") for split in ("train", "valid", "test")},
-        "train": {"max_steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "max_length": 128, "evaluations": 4,
-                  "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, **train}})
+    return Recipe.model_validate(
+        {
+            "name": "tiny-test",
+            "model": {"base": str(base)},
+            "data": {split: str(folder / f"{split}.jsonl") for split in ("train", "valid", "test")},
+            "train": {
+                "max_steps": STEPS,
+                "batch_size": 4,
+                "learning_rate": 5e-3,
+                "max_length": 128,
+                "evaluations": 4,
+                "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
+                **train,
+            },
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,24 +124,37 @@ def test_anyone_can_load_the_adapter(trained: Artifact, llama_folder: Path) -> N
 
 
 def test_lora_learns_on_plain_weights(tmp_path: Path, llama_folder: Path, folder: Path, splits: Splits) -> None:
-    recipe = make_recipe(llama_folder, folder, method="lora", max_steps=4, accumulation_steps=2, evaluations=2,
-                         gradient_checkpointing=True)
+    recipe = make_recipe(
+        llama_folder,
+        folder,
+        method="lora",
+        max_steps=4,
+        accumulation_steps=2,
+        evaluations=2,
+        gradient_checkpointing=True,
+    )
     artifact = train_adapter(recipe, splits, tmp_path / "adapter", device="cpu", threads=1)
     assert artifact.details["trained_on"] == {"quant": "w16", "compute_dtype": "float32"}
     assert losses(artifact, "validation_loss")[-1] < losses(artifact, "validation_loss")[0]
     assert len(losses(artifact, "loss")) == 4
 
 
-def test_bfloat16_is_computed_in_and_the_adapter_stays_float32(tmp_path: Path, llama_folder: Path, folder: Path,
-                                                               splits: Splits) -> None:
+def test_bfloat16_is_computed_in_and_the_adapter_stays_float32(
+    tmp_path: Path, llama_folder: Path, folder: Path, splits: Splits
+) -> None:
     import torch
     from safetensors.torch import load_file
 
-    recipe = make_recipe(llama_folder, folder, max_steps=2, evaluations=2,
-                         nf4={"double_quant": False, "compute_dtype": "bfloat16"})
+    recipe = make_recipe(
+        llama_folder, folder, max_steps=2, evaluations=2, nf4={"double_quant": False, "compute_dtype": "bfloat16"}
+    )
     artifact = train_adapter(recipe, splits, tmp_path / "adapter", device="cpu", threads=1)
-    assert artifact.details["trained_on"] == {"quant": "nf4", "block_size": 64, "double_quant": False,
-                                              "compute_dtype": "bfloat16"}
+    assert artifact.details["trained_on"] == {
+        "quant": "nf4",
+        "block_size": 64,
+        "double_quant": False,
+        "compute_dtype": "bfloat16",
+    }
     weights = load_file(artifact.path / "adapter_model.safetensors").values()
     assert {weight.dtype for weight in weights} == {torch.float32}
     assert any((weight != weight.bfloat16().float()).any() for weight in weights)  # never rounded to bfloat16
@@ -139,12 +171,17 @@ train_adapter(recipe, load_splits(recipe), Path(sys.argv[2]), device="cpu", thre
 """
 
 
-def test_killed_and_resumed_gives_the_same_adapter(tmp_path: Path, recipe: Recipe, splits: Splits,
-                                                   trained: Artifact) -> None:
+def test_killed_and_resumed_gives_the_same_adapter(
+    tmp_path: Path, recipe: Recipe, splits: Splits, trained: Artifact
+) -> None:
     out = tmp_path / "adapter"
     work = work_folder(out)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, recipe.model_dump_json(), str(out)],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, recipe.model_dump_json(), str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not complete_checkpoints(work):
         assert child.poll() is None, child.stderr.read() if child.stderr else ""
         time.sleep(0.002)
@@ -175,8 +212,9 @@ def test_killed_and_resumed_gives_the_same_adapter(tmp_path: Path, recipe: Recip
     assert not work.exists()
 
 
-def test_refusals_leave_nothing_behind(tmp_path: Path, recipe: Recipe, splits: Splits, adapter_folder: Path,
-                                       trained: Artifact) -> None:
+def test_refusals_leave_nothing_behind(
+    tmp_path: Path, recipe: Recipe, splits: Splits, adapter_folder: Path, trained: Artifact
+) -> None:
     def with_train(**update: Any) -> Recipe:
         return recipe.model_copy(update={"train": recipe.train.model_copy(update=update)})
 
@@ -189,11 +227,21 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, recipe: Recipe, splits: S
     lora = recipe.train.lora
     for modules, message in ((["lm_head"], "lm_head cannot"), (["nope"], "no module to put an adapter on")):
         with pytest.raises(AssayError, match=message):
-            train_adapter(with_train(lora=lora.model_copy(update={"target_modules": modules})), splits, out,
-                          device="cpu", threads=1)
+            train_adapter(
+                with_train(lora=lora.model_copy(update={"target_modules": modules})),
+                splits,
+                out,
+                device="cpu",
+                threads=1,
+            )
     with pytest.raises(AssayError, match="float16 is not supported"):
-        train_adapter(with_train(nf4=recipe.train.nf4.model_copy(update={"compute_dtype": "float16"})), splits, out,
-                      device="cpu", threads=1)
+        train_adapter(
+            with_train(nf4=recipe.train.nf4.model_copy(update={"compute_dtype": "float16"})),
+            splits,
+            out,
+            device="cpu",
+            threads=1,
+        )
     assert not out.exists()
 
 
