@@ -55,7 +55,8 @@ def train_sentencepiece(folder: Path) -> None:
                 "add_eos_token": False,
                 "legacy": True,
                 "chat_template": "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
-                "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
+                "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+                "{% if add_generation_prompt %}[assistant]{% endif %}",
             }
         )
     )
