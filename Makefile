@@ -65,10 +65,12 @@ dialogues: $(READY) ## Make the embedded dialogues again, into build/
 
 tiny-base: $(READY) ## Train the embedded base again from scratch, into build/ (at most an hour on 2 cores)
 	mkdir -p build
-	$(BIN)/python -m assets.corpus --out build/corpus.jsonl --seed 1
+	$(BIN)/python -m assets.corpus --out build/corpus.jsonl --seed 1 --questions 12
+	$(BIN)/python -m assets.corpus --out build/corpus-2.jsonl --seed 2 --questions 12
 	$(BIN)/python -m assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
-	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --probe build/probe.jsonl --steps 2200 \
-		--out build/tiny-base --threads $(THREADS)
+	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --steps 1800 --out build/tiny-base-1 --threads $(THREADS)
+	$(BIN)/python -m trainer.pretrain --corpus build/corpus-2.jsonl --steps 1300 --start build/tiny-base-1 \
+		--out build/tiny-base --probe build/probe.jsonl --threads $(THREADS)
 
 clean: ## Remove .venv, build/ and caches; runs/ stays
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache *.egg-info

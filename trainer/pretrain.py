@@ -1,6 +1,6 @@
 """Pretrains a tokenizer and a small Llama from a corpus file.
 
-    python -m trainer.pretrain --corpus corpus.jsonl --out tiny-base [--steps N | --minutes N]
+    python -m trainer.pretrain --corpus corpus.jsonl --out tiny-base [--steps N | --minutes N] [--start MODEL]
 
 With `--steps` the same corpus, seed and number of threads give the same weights; with `--minutes` the clock
 decides the number of steps.
@@ -81,7 +81,7 @@ def schedule(progress: float) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * after))
 
 
-def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def _optimizers(model: LlamaForCausalLM, peak: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the layers' matrices, AdamW for embeddings and norms.
 
     With AdamW alone so small a model needs several times the steps until it copies numbers.
@@ -90,8 +90,8 @@ def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     held = {id(p) for p in layers}
     others = [p for p in model.parameters() if id(p) not in held]
     return [
-        torch.optim.Muon(layers, lr=MUON_LEARNING_RATE, weight_decay=0.02),
-        torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.97), weight_decay=0.0),
+        torch.optim.Muon(layers, lr=peak * MUON_LEARNING_RATE, weight_decay=0.02),
+        torch.optim.AdamW(others, lr=peak * ADAMW_LEARNING_RATE, betas=(0.9, 0.97), weight_decay=0.0),
     ]
 
 
@@ -110,22 +110,27 @@ def train(
     minutes: float | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    again: bool = False,
 ) -> list[float]:
-    """Train in place until the steps or the minutes are used up; returns the loss of each step."""
+    """Train in place until the steps or the minutes are used up; returns the loss of each step.
+
+    `again` says that the model has been trained before: half the learning rate, and no short rows first.
+    """
     if (steps is None) == (minutes is None):
         raise ValueError("give either steps or minutes")
-    optimizers = _optimizers(model)
+    optimizers = _optimizers(model, 0.5 if again else 1.0)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     rng = random.Random(seed)
     every = batches(rows, batch_tokens, rng)
     short = batches(sorted(rows, key=lambda row: len(row.ids))[: max(1, len(rows) // 5)], batch_tokens, rng)
+    short_until = 0.0 if again else SHORT_ROWS_UNTIL
     losses: list[float] = []
     answers: list[float] = []  # the part that copying brings down; names made up on the spot keep the rest high
     model.train()
     start = time.monotonic()
     progress = 0.0
     while progress < 1:
-        ids, weights = collate(next(short if progress < SHORT_ROWS_UNTIL else every), model.config.pad_token_id)
+        ids, weights = collate(next(short if progress < short_until else every), model.config.pad_token_id)
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = peak * schedule(progress)
@@ -197,6 +202,7 @@ def pretrain(
     shape: Shape | None = None,
     batch_tokens: int = BATCH_TOKENS,
     probe_file: Path | None = None,
+    start: Path | None = None,
 ) -> list[float]:
     """Tokenizer, training, saving; `out` appears only when all is done. Returns the loss of each step."""
     if out.exists():
@@ -205,15 +211,21 @@ def pretrain(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     rows = read_corpus(corpus)
-    tokenizer = train_tokenizer(rows, shape.vocabulary)
-    model = new_model(tokenizer, shape)
+    if start is None:
+        tokenizer = train_tokenizer(rows, shape.vocabulary)
+        model = new_model(tokenizer, shape)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     encoded = encode(tokenizer, rows, shape.positions)
     tokens = sum(len(row.ids) for row in encoded)
     print(
         f"{model.num_parameters()} parameters, {len(rows)} rows, {tokens} tokens",
         file=sys.stderr,
     )
-    losses = train(model, encoded, steps=steps, minutes=minutes, seed=seed, batch_tokens=batch_tokens)
+    losses = train(
+        model, encoded, steps=steps, minutes=minutes, seed=seed, batch_tokens=batch_tokens, again=start is not None
+    )
     unfinished = out.with_name(out.name + ".unfinished")
     save(model, tokenizer, unfinished)
     unfinished.rename(out)
@@ -233,6 +245,7 @@ def main() -> None:
     until.add_argument("--steps", type=int, help="default: 2000")
     until.add_argument("--minutes", type=float)
     parser.add_argument("--probe", type=Path, help="questions of unseen names, asked at the end")
+    parser.add_argument("--start", type=Path, help="train this model further instead of a new one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -245,6 +258,7 @@ def main() -> None:
         threads=args.threads,
         seed=args.seed,
         probe_file=args.probe,
+        start=args.start,
     )
 
 
