@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run train merge export-gguf eval-all serve test check bench tiny-base dialogues clean
+.PHONY: help setup demo run train merge export-gguf eval-all serve test check tiny-base dialogues clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,9 +56,6 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-bench: $(READY) ## Side-by-side benchmarks; each prints ratios
-	@set -e; for file in benchmarks/bench_*.py; do HF_HUB_OFFLINE=1 $(BIN)/python $$file; done
 
 dialogues: $(READY) ## Make the embedded dialogues again, into build/
 	$(BIN)/python -m assets.dialogues --out build/dialogues

@@ -80,6 +80,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # a path that cannot be read or written, a full disk
+        if os.environ.get("ASSAY_DEBUG"):
+            raise
+        click.echo(f"assay: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        code = 2
     except Exception as error:
         if os.environ.get("ASSAY_DEBUG"):
             raise

@@ -101,7 +101,10 @@ class Artifact:
     @property
     def gguf_path(self) -> Path:
         """The .gguf file of a gguf artifact."""
-        return self.folder / next(record.path for record in self.manifest.files if record.path.endswith(".gguf"))
+        name = next((record.path for record in self.manifest.files if record.path.endswith(".gguf")), None)
+        if name is None:
+            raise AssayError("there is no .gguf in the artifact", where=str(self.path))
+        return self.folder / name
 
     @property
     def size_bytes(self) -> int:
@@ -365,9 +368,20 @@ def new_artifact(
 def _remove_abandoned(path: Path) -> None:
     """Drafts of this very artifact whose process is gone: what a SIGKILL leaves behind."""
     for left in path.parent.glob(f".{path.name}.partial-*"):
-        pid = int(left.name.rpartition("-")[2])
-        if not Path(f"/proc/{pid}").exists() if Path("/proc").is_dir() else pid != os.getpid():
+        pid = left.name.rpartition("-")[2]
+        # our own number on a draft we have not begun: an earlier process had it, as pid 1 of a container has
+        if pid.isdigit() and (pid == str(os.getpid()) or not _is_running(int(pid))):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync(folder: Path) -> None:

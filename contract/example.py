@@ -70,14 +70,18 @@ def _rows_csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _rows_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError:
         raise AssayError("reading Parquet needs pyarrow", where=str(path), hint="pip install pyarrow") from None
     number = 0
-    for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}: row {number}", row
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+    except pyarrow.ArrowException as error:
+        raise AssayError("the file is not Parquet", where=str(path), got=str(error).splitlines()[0]) from None
 
 
 def _rows_hub(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -145,6 +149,9 @@ def _text(value: Any, name: str, where: str, problems: list[str]) -> str | None:
     text = value.replace("\r\n", "\n").replace("\r", "\n").strip()
     if not text:
         problems.append(f'{where}: field "{name}" is empty')
+        return None
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        problems.append(f'{where}: field "{name}" holds half a surrogate pair')
         return None
     if "\x00" in text:
         problems.append(f'{where}: field "{name}" holds a NUL character')

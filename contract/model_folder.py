@@ -52,13 +52,13 @@ def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
         raise AssayError(
             "no such model folder, and huggingface_hub is not installed",
             where=str(reference),
-            hint='pip install "assay[train]"',
+            hint="in Assay's checkout: pip install -e '.[train]'",
         ) from None
     try:
         folder = snapshot_download(
             str(reference),
             revision=revision,
-            allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "LICENSE*"],
+            allow_patterns=["README.md", "*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "LICENSE*"],
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AssayError(
@@ -86,7 +86,7 @@ def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
     if isinstance(own, list):  # several named templates
         own = next((entry["template"] for entry in own if entry.get("name") == "default"), None)
     if (folder / "chat_template.jinja").is_file():
-        own = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        own = _read_template(folder / "chat_template.jinja")
     chosen = load_template(template) if template else own
     return ChatFormat(
         chosen or PLAIN_TEMPLATE,
@@ -106,8 +106,15 @@ def load_template(template: str) -> str:
         path = Path(template)
         if not path.is_file():
             raise AssayError("no such template file", where=template)
-        return path.read_text(encoding="utf-8")
+        return _read_template(path)
     return template
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AssayError("the template is not UTF-8", where=str(path), got=str(error)) from None
 
 
 def _adds_bos(config: dict[str, Any], tokenizer: dict[str, Any]) -> bool:
@@ -129,3 +136,19 @@ def stop_ids(folder: Path) -> list[int]:
         value = read_json(folder / name).get("eos_token_id")
         found |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
     return sorted(found)
+
+
+def license_of(folder: Path) -> str | None:
+    """The licence a model card's front matter names."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if lines[:1] != ["---"]:
+        return None
+    for line in lines[1:]:
+        if line == "---":
+            return None
+        if line.startswith("license:"):
+            return line.partition(":")[2].strip().strip("'\"") or None
+    return None

@@ -18,7 +18,7 @@ Quant = Literal["f32", "f16", "q8_0", "q4_k_m"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelPart(_Part):
@@ -26,7 +26,6 @@ class ModelPart(_Part):
 
     base: str = Field(description="A model folder (relative to the recipe) or a hub id.")
     revision: str | None = Field(None, description="The hub revision; null takes the newest.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model. Leave it off.")
 
 
 class ColumnsPart(_Part):
@@ -252,6 +251,16 @@ class Recipe(_Part):
     export: ExportPart = Field(ExportPart(), description="Files to make.")
     generate: GeneratePart = Field(GeneratePart(), description="How summaries are written.")
     gate: GatePart = Field(GatePart(), description="What must hold before serving.")
+
+    @model_validator(mode="after")
+    def _made_and_required(self) -> Recipe:
+        quants = self.export.gguf.quants
+        if len(set(quants)) != len(quants):
+            raise ValueError("export.gguf.quants names a type twice")
+        never = [label for label in self.gate.require if label not in ("merged", *quants)]
+        if never:
+            raise ValueError(f"gate.require names what is never made: {', '.join(never)}")
+        return self
 
 
 def load_recipe(path: str | Path) -> Recipe:

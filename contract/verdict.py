@@ -60,11 +60,12 @@ def write_verdicts(path: Path, verdicts: Sequence[Verdict]) -> None:
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """Read what `write_verdicts` wrote.
+    """Read what `write_verdicts` wrote; `path` is the file or the evaluation folder it lies in.
 
     Raises:
         AssayError: there is no such file or it is not one of ours.
     """
+    path = path / VERDICT_FILE if path.is_dir() else path
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != VERDICT_SCHEMA:

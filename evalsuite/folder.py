@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def refuse_foreign_folder(out: Path) -> None:
     """Raise where writing an evaluation to `out` would touch what is not one."""
     if out.is_file():
         raise AssayError("the output is a file", where=str(out), hint="give another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssayError("the output folder cannot be made", where=str(out), got=str(error)) from None
+    if not os.access(out, os.W_OK):
+        raise AssayError("the output folder cannot be written to", where=str(out), hint="give another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / METRICS_FILE).is_file():
         raise AssayError(
             "the output folder holds something that is not an evaluation",
@@ -83,7 +90,12 @@ def stamp(results: Results, verdicts: Sequence[Verdict]) -> None:
             continue
         artifact = open_artifact(row.path)
         if artifact.digest == row.digest:
-            write_verdicts(artifact.folder / VERDICT_FILE, [verdict])
+            try:
+                write_verdicts(artifact.folder / VERDICT_FILE, [verdict])
+            except OSError as error:
+                print(
+                    f"note: no verdict beside {row.path} ({error.strerror}): serve it with --verdict", file=sys.stderr
+                )
 
 
 def refuse_changed(results: Results) -> None:

@@ -102,7 +102,9 @@ def _gguf_storage(path: Path) -> tuple[str | None, float | None]:
     try:
         import gguf
     except ImportError:
-        raise AssayError("reading a .gguf needs the gguf package", hint='pip install "assay[eval]"') from None
+        raise AssayError(
+            "reading a .gguf needs the gguf package", hint="in Assay's checkout: pip install -e '.[eval]'"
+        ) from None
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, OSError, KeyError, IndexError) as error:

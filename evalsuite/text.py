@@ -102,7 +102,7 @@ def _scorer() -> RougeScorer:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise AssayError("scoring needs rouge_score", hint='pip install "assay[eval]"') from None
+        raise AssayError("scoring needs rouge_score", hint="in Assay's checkout: pip install -e '.[eval]'") from None
     return RougeScorer(list(METRICS), tokenizer=_Stemmed())
 
 

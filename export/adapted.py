@@ -146,7 +146,13 @@ def open_adapted(
             got=listed(packed),
             hint="point the adapter at the 16-bit base (base_model_name_or_path)",
         )
-    tied = bool(AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings)
+    read_json(folder / "config.json")  # says itself what is wrong with it
+    try:
+        tied = bool(AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings)
+    except (OSError, ValueError, KeyError) as error:
+        raise AssayError(
+            "the base's config.json does not describe a model", where=str(folder), got=str(error).splitlines()[0]
+        ) from None
     weights = AdaptedWeights(base, open_lora(adapter.folder, base, str(folder)), tied, _nf4(base_weights, trained))
     if not tied and HEAD not in base.files:
         raise AssayError(

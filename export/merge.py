@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError, listed
+from contract.model_folder import license_of
 from export.adapted import EMBEDDING, AdaptedWeights, BaseWeights, open_adapted
 from export.weights import PlannedTensor, write_shards
 
@@ -54,6 +55,8 @@ def merge_adapter(
     weights = model.weights
     parents = (model.base, Parent("adapter", str(adapter.path.resolve()), adapter.digest))
     details: dict[str, Any] = {key: adapter.details[key] for key in ("prompt", "generate") if key in adapter.details}
+    if found := license_of(model.base_folder):
+        details["license"] = found
     tools = tool_versions(
         "torch", "transformers", "peft", "safetensors", *(["bitsandbytes"] if base_weights == "nf4" else [])
     )

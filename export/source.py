@@ -9,7 +9,7 @@ from typing import Any
 
 from contract.artifact import Artifact, Parent
 from contract.errors import AssayError
-from contract.model_folder import read_json
+from contract.model_folder import license_of, read_json
 from export.weights import FolderWeights, Weights
 
 
@@ -45,7 +45,7 @@ def open_model(model: Artifact) -> OpenedModel:
     Raises:
         AssayError: it is neither, its files are not intact, or the adapter does not fit its base.
     """
-    kept = ("prompt", "generate", "trained_on", "merged_on")
+    kept = ("prompt", "generate", "license", "trained_on", "merged_on")
     inherited: dict[str, Any] = {key: model.details[key] for key in kept if key in model.details}
     if not model.foreign:
         model.verify()
@@ -56,7 +56,14 @@ def open_model(model: Artifact) -> OpenedModel:
         return OpenedModel(
             (parent,),
             inherited,
-            lambda scratch: Source(model.folder, config, weights, str(model.path), inherited, _license(model.folder)),
+            lambda scratch: Source(
+                model.folder,
+                config,
+                weights,
+                str(model.path),
+                inherited,
+                model.details.get("license") or license_of(model.folder),
+            ),
         )
     if model.kind == "adapter":
         return _open_adapter(model, {**inherited, "merged_on": "w16"})
@@ -84,24 +91,8 @@ def _open_adapter(model: Artifact, details: dict[str, Any]) -> OpenedModel:
             weights,
             str(model.path),
             details,
-            _license(adapted.base_folder),
+            license_of(adapted.base_folder),
         )
 
     parents = (Parent("adapter", str(model.path.resolve()), model.digest), adapted.base)
     return OpenedModel(parents, details, source)
-
-
-def _license(folder: Path) -> str | None:
-    """The licence a model card's front matter names."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if lines[:1] != ["---"]:
-        return None
-    for line in lines[1:]:
-        if line == "---":
-            return None
-        if line.startswith("license:"):
-            return line.partition(":")[2].strip().strip("'\"") or None
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def export_gguf(
     threads: int = 2,
     name: str | None = None,
 ) -> list[Artifact]:
-    """Export a Llama-family model to GGUF. Either all artifacts are made or, on an error, none.
+    """Export a Llama-family model to GGUF. On an error none of them is made.
 
     Args:
         model: a merged artifact, a plain Hugging Face folder, or an adapter (merged in float32 while it is read).
@@ -52,6 +53,8 @@ def export_gguf(
 
     _refuse_quants(quants, out)
     name = name or model.name
+    if not re.fullmatch(r"[\w][\w. -]*", name):
+        raise AssayError("not a name for a file", got=name, expected="letters, digits, dot, dash and underscore")
     opened = open_model(model)
     out.mkdir(parents=True, exist_ok=True)
     tools = tool_versions("gguf", "llama-cpp-python", "torch", "transformers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -44,14 +44,16 @@ def ask(run: Path) -> dict[str, str]:
 def _url(server: subprocess.Popen[str]) -> str:
     assert server.stderr is not None
     said = []
-    deadline = time.monotonic() + 60
-    for line in server.stderr:
-        said.append(line.rstrip())
-        at = line.find("http://")
-        if at >= 0:
-            return line[at:].split()[0].rstrip("/")
-        if time.monotonic() > deadline:
-            break
+    timer = threading.Timer(60, server.kill)  # a server that says nothing ends the loop below too
+    timer.start()
+    try:
+        for line in server.stderr:
+            said.append(line.rstrip())
+            at = line.find("http://")
+            if at >= 0:
+                return line[at:].split()[0].rstrip("/")
+    finally:
+        timer.cancel()
     raise AssayError("the server did not come up", got="\n    ".join(said[-8:]))
 
 

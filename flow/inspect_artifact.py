@@ -46,9 +46,12 @@ def _lineage(artifact: Artifact, depth: int = 0) -> list[dict[str, Any]]:
     for parent in artifact.manifest.parents:
         state, above = "not found here", []
         if Path(parent.path).exists():
-            found = open_artifact(parent.path)
-            state = "there" if found.digest == parent.digest else "changed since"
-            above = _lineage(found, depth + 1)
+            try:
+                found = open_artifact(parent.path)
+                state = "there" if found.digest == parent.digest else "changed since"
+                above = _lineage(found, depth + 1)
+            except AssayError:
+                state = "no longer a model"
         rows.append({"role": parent.role, "path": parent.path, "digest": parent.digest, "state": state, "depth": depth})
         rows += above
     return rows

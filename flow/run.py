@@ -104,9 +104,9 @@ class _Run:
 
         recipe = self.recipe
         part = recipe.model_dump(mode="json")
+        splits = load_splits(recipe, self.data)
         base = open_artifact(resolve_model(recipe.model.base, recipe.model.revision))
         self.result.artifacts["base"] = base
-        splits = load_splits(recipe, self.data)
 
         from_key = key_of(
             base=base.digest,
@@ -118,11 +118,11 @@ class _Run:
         adapter = self._stage("adapter", from_key, lambda path: self._train(splits, from_key, path))
         if until == "adapter":
             return self.result
-        from_key = key_of(adapter=from_key, merge=part["merge"])
+        from_key = key_of(adapter=adapter.digest, made_from=from_key, merge=part["merge"])
         merged = self._stage("merged", from_key, lambda path: self._merge(adapter, path))
         if until == "merged":
             return self.result
-        self._gguf(merged, from_key)
+        self._gguf(merged, key_of(merged=merged.digest, made_from=from_key))
         if until == "gguf":
             return self.result
         self._eval(splits)
@@ -197,7 +197,7 @@ class _Run:
         from evalsuite.evaluate import evaluate
         from evalsuite.folder import stamp
         from evalsuite.rejudge import rejudge
-        from evalsuite.results import METRICS_FILE, REPORT_FILE, read_results
+        from evalsuite.results import METRICS_FILE, PREDICTIONS_FOLDER, REPORT_FILE, read_results
 
         part = self.recipe.model_dump(mode="json")
         artifacts = self.result.artifacts
@@ -209,13 +209,20 @@ class _Run:
         )
         gate_key = key_of(scores=scores_key, gate=part["gate"])
         folder = self.out / "eval"
-        files = {"eval": folder / METRICS_FILE, "eval/report": folder / REPORT_FILE}
+        predictions = [folder / PREDICTIONS_FOLDER / f"{label}.jsonl" for label in artifacts]
+        files = {
+            "eval": [folder / METRICS_FILE, *predictions],
+            "eval/gate": [folder / VERDICT_FILE, folder / REPORT_FILE],
+        }
+
+        def digest(stage: str) -> str:
+            return key_of(files=[sha256_of(path) for path in files[stage]])
 
         def done(stage: str, key: str) -> bool:
-            return files[stage].is_file() and self.ledger.noted(stage, key, sha256_of(files[stage]))
+            return all(path.is_file() for path in files[stage]) and self.ledger.noted(stage, key, digest(stage))
 
         scored = done("eval", scores_key)
-        if scored and done("eval/report", gate_key):
+        if scored and done("eval/gate", gate_key):
             self._skip("eval")
             self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
             stamp(read_results(folder), self.result.verdicts)  # an artifact made again lost its own
@@ -227,8 +234,8 @@ class _Run:
             rest = [artifact for label, artifact in artifacts.items() if label != "base"]
             evaluate(rest, splits.test, folder, base=artifacts["base"], recipe=self.recipe, threads=self.threads)
         self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
-        self.ledger.note("eval", scores_key, sha256_of(files["eval"]))
-        self.ledger.note("eval/report", gate_key, sha256_of(files["eval/report"]))
+        self.ledger.note("eval", scores_key, digest("eval"))
+        self.ledger.note("eval/gate", gate_key, digest("eval/gate"))
         self._finish("eval", started)
 
     def _skip(self, stage: str) -> None:

@@ -97,5 +97,5 @@ def _not_installed(artifact: Artifact, error: ModuleNotFoundError, extra: str) -
     return AssayError(
         f"the engine for this artifact is not installed: no module named {error.name}",
         where=str(artifact.path),
-        hint=f'pip install "assay[{extra}]"',
+        hint=f"in Assay's checkout: pip install -e '.[{extra}]'",
     )

@@ -26,7 +26,9 @@ def dequantized_nf4(weight: torch.Tensor, double_quant: bool, block_size: int = 
     try:
         from bitsandbytes import functional
     except ModuleNotFoundError:
-        raise AssayError("NF4 weights need bitsandbytes", hint='pip install "assay[eval]"') from None
+        raise AssayError(
+            "NF4 weights need bitsandbytes", hint="in Assay's checkout: pip install -e '.[eval]'"
+        ) from None
     packed, state = functional.quantize_4bit(
         weight.contiguous(), blocksize=block_size, compress_statistics=double_quant, quant_type="nf4"
     )

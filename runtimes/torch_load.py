@@ -84,7 +84,7 @@ def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
             where=str(artifact.folder / "adapter_config.json"),
             expected="base_model_name_or_path",
         )
-    base = resolve_model(reference, config.get("revision") if not parent else None)
+    base = resolve_model(reference, config.get("revision"))
     if parent and open_artifact(base).digest != parent.digest:
         raise AssayError(
             "the base is not the one the adapter was trained on",

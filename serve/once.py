@@ -67,7 +67,7 @@ def summarize(path: Path, document: str, *, max_new_tokens: int | None, threads:
     """
     if not document.strip():
         raise AssayError("the document is empty")
-    artifact = open_artifact(path)
+    artifact = open_artifact(path, verify=True)
     messages = prompt_of(artifact).messages(document)
     wanted = max_new_tokens if max_new_tokens is not None else max_new_tokens_of(artifact)
     return _answer(artifact, lambda runtime: runtime.encode(messages), GenerateParams(wanted), threads)
@@ -81,7 +81,7 @@ def generate(path: Path, prompt: str, *, raw: bool, params: GenerateParams, thre
     """
     messages: Sequence[Message] = [Message("user", prompt)]
     return _answer(
-        open_artifact(path),
+        open_artifact(path, verify=True),
         lambda runtime: runtime.encode_raw(prompt) if raw else runtime.encode(messages),
         params,
         threads,

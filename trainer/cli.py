@@ -90,7 +90,7 @@ def _recipe(path: str, model: str | None) -> Recipe:
     if model is None:
         return recipe
     base = str(Path(model).resolve()) if Path(model).is_dir() else model
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base})})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base, "revision": None})})
 
 
 def _data_json(splits: Splits, lengths: LengthReport) -> dict[str, object]:

@@ -61,7 +61,7 @@ def length_report(recipe: Recipe, splits: Splits) -> LengthReport:
         AssayError: the base or its tokenizer cannot be found, or train.max_length exceeds its context.
     """
     folder = resolve_model(recipe.model.base, recipe.model.revision)
-    tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
+    tokenizer = load_tokenizer(folder)
     encoder = make_encoder(folder, recipe.prompt.spec(), recipe.train.max_length, tokenizer)
     return LengthReport(
         encoder.max_length,

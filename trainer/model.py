@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,6 +47,7 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
         AssayError: the folder does not hold a causal language model in safetensors.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     train = recipe.train
@@ -62,21 +63,28 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
         else None
     )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=torch.float32 if quantization else compute,
             quantization_config=quantization,
             device_map={"": device},
             use_safetensors=True,
-            trust_remote_code=recipe.model.trust_remote_code,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise AssayError(
             "the base cannot be loaded",
             where=str(folder),
             got=str(error).splitlines()[0],
             expected="a causal language model in safetensors",
         ) from None
+    wrong = [f"{name}: missing" for name in sorted(found["missing_keys"])]
+    wrong += [f"{name}: not expected" for name in sorted(found["unexpected_keys"])]
+    if wrong:
+        raise AssayError("the base's tensors are not those of its architecture", where=str(folder), got=listed(wrong))
     if quantization:
         _keep_full_precision_kernels(model)
     model.requires_grad_(False)

@@ -79,7 +79,7 @@ class Encoder:
         return TokenRow(row_id, [*prompt, *completion], len(prompt), cut)
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, with a pad token that is not needed to tell EOS from padding.
 
     Raises:
@@ -88,7 +88,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssayError("the tokenizer cannot be loaded", where=str(folder), got=str(error).splitlines()[0]) from None
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError
-from contract.model_folder import resolve_model
+from contract.model_folder import license_of, resolve_model
 from trainer.checkpoint import LOG_FILE, Checkpoint, best_of, complete_checkpoints, prepare, work_folder
 from trainer.data import Splits
 from trainer.order import evaluation_steps, step_count, training_order
@@ -105,7 +105,7 @@ def _make_plan(recipe: Recipe, splits: Splits, folder: Path) -> _Plan:
     from trainer.tokenize import all_stop_ids, check_rows, encode_rows, load_tokenizer, make_encoder
 
     part = recipe.train
-    tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
+    tokenizer = load_tokenizer(folder)
     encoder = make_encoder(folder, recipe.prompt.spec(), part.max_length, tokenizer)
     if encoder.chat.plain:
         _say("the base has no chat template: prompts are written in the plain completion format")
@@ -226,6 +226,7 @@ def _write(
     reference = str(plan.folder) if local else recipe.model.base
     details = {
         "base": reference,
+        "license": license_of(plan.folder),
         "prompt": recipe.prompt.spec().as_dict(),
         **facts,
         "generate": {"max_new_tokens": recipe.generate.max_new_tokens},

@@ -128,3 +128,17 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(AssayError, match="safetensors only"):
         open_artifact(tmp_path)
+
+
+def test_a_draft_left_by_an_earlier_process_of_our_number_is_removed(tmp_path: Path) -> None:
+    (tmp_path / f".a.partial-{os.getpid()}").mkdir()  # as in a container, where every process is number 1
+    (tmp_path / ".a.partial-mine").mkdir()
+    make(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.partial-mine", "a"]
+
+
+def test_a_gguf_artifact_without_its_file_is_one_message(tmp_path: Path) -> None:
+    with new_artifact(tmp_path / "a", "gguf", "m") as draft:
+        (draft.path / "config.json").write_text("{}")
+    with pytest.raises(AssayError, match=r"no \.gguf"):
+        _ = open_artifact(tmp_path / "a").gguf_path

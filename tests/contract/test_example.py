@@ -78,3 +78,13 @@ def test_other_refusals(tmp_path: Path) -> None:
 def test_a_hub_dataset_that_cannot_be_reached_is_one_message() -> None:
     with pytest.raises(AssayError, match="hub dataset could not be loaded"):
         read_examples("hf:nobody/nothing@test")
+
+
+def test_half_a_surrogate_pair_and_broken_parquet_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"document": "a\\ud800", "summary": "b"}\n')
+    with pytest.raises(AssayError, match="problem") as refusal:
+        read_examples(tmp_path / "x.jsonl")
+    assert 'x.jsonl:1: field "document" holds half a surrogate pair' in str(refusal.value)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(AssayError, match="not Parquet"):
+        read_examples(tmp_path / "x.parquet")

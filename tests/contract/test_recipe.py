@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import AssayError
+from contract.model_folder import load_template
 from contract.recipe import load_recipe, recipe_sha256
 from contract.recipe_reference import reference
 
@@ -86,3 +87,23 @@ def test_the_digest_of_a_part_ignores_the_others(tmp_path: Path) -> None:
 
 def test_the_reference_page_is_the_schemas() -> None:
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == reference()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("export: {gguf: {quants: [f16, f16]}}\n", "names a type twice"),
+        ("gate: {require: [merged, q4km]}\n", "what is never made: q4km"),
+        ("train: {epochs: .inf}\n", "train.epochs"),
+    ],
+)
+def test_contradictions_are_seen_before_anything_is_trained(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(AssayError, match="problem") as refusal:
+        load_recipe(written(tmp_path, "name: x\nmodel: {base: b}\n" + text))
+    assert message in str(refusal.value)
+
+
+def test_a_template_that_is_not_text_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes(b"\xff\xfe{{")
+    with pytest.raises(AssayError, match="not UTF-8"):
+        load_template(str(tmp_path / "t.jinja"))

@@ -31,3 +31,8 @@ def test_worst() -> None:
     assert worst(["pass", "fail", "inconclusive"]) == "fail"
     assert worst(["pass", "inconclusive"]) == "inconclusive"
     assert worst(["pass"]) == "pass"
+
+
+def test_the_evaluation_folder_will_do(tmp_path: Path) -> None:
+    write_verdicts(tmp_path / "verdict.json", [])
+    assert read_verdicts(tmp_path) == []

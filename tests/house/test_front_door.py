@@ -72,3 +72,30 @@ def test_inspect_sees_a_flipped_byte(tmp_path: Path) -> None:
     done = assay("inspect", str(tmp_path / "a"))
     assert done.returncode == 2
     assert "config.json: its bytes were changed" in done.stdout
+
+
+def test_an_output_that_cannot_be_is_one_message(tmp_path: Path, llama_folder: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for arguments in (
+        ["run", "recipes/tiny.yaml", "--out", str(tmp_path / "file")],
+        ["run", "recipes/tiny.yaml", "--out", str(tmp_path / "file" / "x")],
+        ["export", "gguf", str(llama_folder), "--out", str(tmp_path / "file")],
+        ["export", "gguf", str(llama_folder), "--out", str(tmp_path / "out"), "--name", "../../escaped"],
+    ):
+        done = assay(*arguments)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_inspect_goes_on_where_a_parent_is_no_longer_a_model(tmp_path: Path) -> None:
+    from contract.artifact import Parent, new_artifact
+
+    (tmp_path / "empty").mkdir()
+    with new_artifact(
+        tmp_path / "a", "merged", "a", parents=[Parent("base", str(tmp_path / "empty"), "0" * 64)]
+    ) as draft:
+        (draft.path / "config.json").write_text("{}")
+    done = assay("inspect", str(tmp_path / "a"))
+    assert done.returncode == 0
+    assert "no longer a model" in done.stdout

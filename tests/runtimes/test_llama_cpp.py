@@ -257,7 +257,7 @@ def test_a_missing_engine_says_what_to_install(gguf: Path, monkeypatch: pytest.M
     for name in ("runtimes.llama_cpp", "runtimes.llama_engine", "runtimes.gguf_chat"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(AssayError, match=r'pip install "assay\[serve\]"'):
+    with pytest.raises(AssayError, match=r"pip install -e '.\[serve\]'"):
         load(open_artifact(gguf))
 
 

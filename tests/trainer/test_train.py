@@ -161,11 +161,17 @@ def test_bfloat16_is_computed_in_and_the_adapter_stays_float32(
 
 
 CHILD = """
-import sys
+import sys, time
 from pathlib import Path
 from contract.recipe import Recipe
+from trainer.callbacks import Course
 from trainer.data import load_splits
 from trainer.train import train_adapter
+save = Course.on_save
+def save_and_wait(self, *given, **named):  # so that the kill meets a training that is under way, however fast it is
+    save(self, *given, **named)
+    time.sleep(120)
+Course.on_save = save_and_wait
 recipe = Recipe.model_validate_json(sys.argv[1])
 train_adapter(recipe, load_splits(recipe), Path(sys.argv[2]), device="cpu", threads=1)
 """
