@@ -28,12 +28,9 @@ def refuse_foreign_folder(out: Path) -> None:
     """Raise where writing an evaluation to `out` would touch what is not one."""
     if out.is_file():
         raise AssayError("the output is a file", where=str(out), hint="give another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AssayError("the output folder cannot be made", where=str(out), got=str(error)) from None
-    if not os.access(out, os.W_OK):
-        raise AssayError("the output folder cannot be written to", where=str(out), hint="give another --out")
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise AssayError("the output folder cannot be made here", where=str(there), hint="give another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / METRICS_FILE).is_file():
         raise AssayError(
             "the output folder holds something that is not an evaluation",
