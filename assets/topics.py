@@ -52,9 +52,7 @@ def fact(
     return Fact(noun, question, tuple(Form(*form) for form in forms), value, numbers, options)
 
 
-def topic(
-    name: str, things: str, openings: list[tuple[str, str]], facts: list[Fact], asides: list[str]
-) -> Topic:
+def topic(name: str, things: str, openings: list[tuple[str, str]], facts: list[Fact], asides: list[str]) -> Topic:
     """A topic from plain lists; `things` are separated by commas."""
     return Topic(
         name,
