@@ -27,6 +27,7 @@ def merge_adapter(
     base_weights: BaseWeights = "w16",
     trained_on: BaseWeights | None = None,
     name: str | None = None,
+    max_new_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Artifact:
     """Merge a LoRA adapter into its base: W + scale·B·A in float32, then rounded to `dtype`.
@@ -38,6 +39,7 @@ def merge_adapter(
         base_weights: the base's stored weights, or those weights put through NF4 and back.
         trained_on: for an adapter that does not record what it was trained on.
         name: of the merged model; the adapter's by default.
+        max_new_tokens: recorded for those who serve it; what the adapter recorded by default.
         shard_bytes: weights per file.
 
     Returns:
@@ -55,6 +57,8 @@ def merge_adapter(
     weights = model.weights
     parents = (model.base, Parent("adapter", str(adapter.path.resolve()), adapter.digest))
     details: dict[str, Any] = {key: adapter.details[key] for key in ("prompt", "generate") if key in adapter.details}
+    if max_new_tokens is not None:
+        details["generate"] = {"max_new_tokens": max_new_tokens}
     if found := license_of(model.base_folder):
         details["license"] = found
     tools = tool_versions(

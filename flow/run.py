@@ -113,12 +113,11 @@ class _Run:
             data=[splits.sha256["train"], splits.sha256["valid"]],
             prompt=part["prompt"],
             train=part["train"],
-            generate=part["generate"],
         )
         adapter = self._stage("adapter", from_key, lambda path: self._train(splits, from_key, path))
         if until == "adapter":
             return self.result
-        from_key = key_of(adapter=adapter.digest, made_from=from_key, merge=part["merge"])
+        from_key = key_of(adapter=adapter.digest, made_from=from_key, merge=part["merge"], generate=part["generate"])
         merged = self._stage("merged", from_key, lambda path: self._merge(adapter, path))
         if until == "merged":
             return self.result
@@ -155,7 +154,14 @@ class _Run:
 
         merge = self.recipe.merge
         base_weights: Literal["w16", "nf4"] = "nf4" if merge.base == "NF4" else "w16"
-        return merge_adapter(adapter, path, dtype=merge.dtype, base_weights=base_weights, name=self.recipe.name)
+        return merge_adapter(
+            adapter,
+            path,
+            dtype=merge.dtype,
+            base_weights=base_weights,
+            name=self.recipe.name,
+            max_new_tokens=self.recipe.generate.max_new_tokens,
+        )
 
     def _gguf(self, merged: Artifact, merged_key: str) -> None:
         from export.to_gguf import export_gguf

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
@@ -54,6 +56,9 @@ class CompletionTrainer(SFTTrainer):
 
 def make_config(train: TrainPart, work: Path, device: str, steps: int, log_every: int) -> SFTConfig:
     """The recipe's settings in TRL's words; every default that would change the data or the numbers is off."""
+    # both would pass on the precision of an earlier training in this process
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    AcceleratorState._reset_state()
     schedulers = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
     config = SFTConfig(
         output_dir=str(work),

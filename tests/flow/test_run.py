@@ -87,6 +87,12 @@ def test_all_the_way_and_only_what_must_be_again(folder: Path, llama_folder: Pat
     looser = run(recipe(folder, llama_folder, gate={"max_eos_rate_loss": 0.6}), out)
     assert looser["done"] == ["eval"]
 
+    longer = run(recipe(folder, llama_folder, generate={"max_new_tokens": 9}), out)
+    assert longer["done"] == ["merged", "gguf/f16, gguf/q8_0", "eval"]
+    assert longer["artifacts"]["adapter"] == first["artifacts"]["adapter"]
+    merged = json.loads((out / "merged" / "manifest.json").read_text())
+    assert merged["details"]["generate"] == {"max_new_tokens": 9}
+
     wider = run(recipe(folder, llama_folder, merge={"dtype": "float32"}), out)
     assert wider["done"] == ["merged", "gguf/f16, gguf/q8_0", "eval"]
     assert wider["artifacts"]["adapter"] == first["artifacts"]["adapter"]
