@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
@@ -66,6 +67,7 @@ def main() -> None:
     """Run a command. Exit 0: done; 1: a gate said no; 2: the input or machine is at fault; 3: a defect of ours."""
     from contract.errors import AssayError
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here calls
     try:
         code = cli.main(standalone_mode=False)
     except AssayError as error:
