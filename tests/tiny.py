@@ -21,21 +21,18 @@ TEXT = [
 ]
 
 
-def make_bpe_tokenizer(folder: Path, vocab_size: int = 512) -> None:
-    """A byte-level BPE with the Qwen2 pre-tokenizer, five special tokens and a chat template."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+def save_byte_level(
+    folder: Path, steps: list[Any], texts: list[str], *, ignore_merges: bool = False, vocab_size: int = 512
+) -> None:
+    """A byte-level BPE with the pre-tokenizer steps given, five special tokens and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        TEXT,
+        texts,
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(SPECIAL),
@@ -55,6 +52,17 @@ def make_bpe_tokenizer(folder: Path, vocab_size: int = 512) -> None:
     )
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
+
+
+def make_bpe_tokenizer(folder: Path, vocab_size: int = 512) -> None:
+    """A byte-level BPE with the Qwen2 pre-tokenizer, five special tokens and a chat template."""
+    from tokenizers import Regex, pre_tokenizers
+
+    steps = [
+        pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    save_byte_level(folder, steps, TEXT, vocab_size=vocab_size)
 
 
 def make_llama(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import SPECIAL, TEMPLATE, TEXT
+from tests.tiny import TEXT, save_byte_level
 
 LLAMA3_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -76,34 +76,8 @@ def convert_sentencepiece(folder: Path) -> None:
 
 
 def byte_level_tokenizer(folder: Path, steps: list[Any], *, ignore_merges: bool = False, vocab_size: int = 512) -> None:
-    """A byte-level BPE with the pre-tokenizer steps given."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        MORE_TEXT,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL),
-            show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
+    """A byte-level BPE with the pre-tokenizer steps given, trained on more kinds of text."""
+    save_byte_level(folder, steps, MORE_TEXT, ignore_merges=ignore_merges, vocab_size=vocab_size)
 
 
 def llama3_tokenizer(folder: Path) -> None:
