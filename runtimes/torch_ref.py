@@ -14,13 +14,12 @@ from contract.model_folder import chat_format, stop_ids
 from contract.prompt import Message, completion_ids, hf_tokenize, prompt_ids
 from contract.runtime import Completion, GenerateParams
 from runtimes.answer import Answer, check_pairs, check_params, check_prompts
+from runtimes.torch_decode import ATTENTION, decode_steps
 from runtimes.torch_load import Loaded, context_of, load_adapter, load_merged
+from runtimes.torch_score import Pair, score_window
 
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that neighbours of like length can share a forward pass
 _WINDOW_PAIRS = 32
-_BATCH_TOKENS = 4096  # padded tokens per forward pass
-
-Pair = tuple[Sequence[int], Sequence[int]]
 
 
 class TorchRuntime:
@@ -45,6 +44,7 @@ class TorchRuntime:
             else load_merged(artifact, base_weights=base_weights)
         )
         self._model, self._parallel = loaded.model, parallel
+        self._model.set_attn_implementation(ATTENTION)
         self._tokenizer = _tokenizer(loaded)
         self._tokenize = hf_tokenize(self._tokenizer)
         self._anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -91,59 +91,17 @@ class TorchRuntime:
         answers = self._answers(prompts, params)
         order = sorted(answers, key=lambda answer: len(answer.prompt))
         for start in range(0, len(order), self._parallel):
-            for _ in self._steps(order[start : start + self._parallel]):
+            for _ in decode_steps(self._model, order[start : start + self._parallel]):
                 pass
         return [answer.completion() for answer in answers]
 
     def stream(self, prompt: Sequence[int], params: GenerateParams) -> Iterator[str | Completion]:
         """Pieces of text, then the Completion."""
         [answer] = self._answers([prompt], params)
-        for _ in self._steps([answer]):
+        for _ in decode_steps(self._model, [answer]):
             if piece := answer.piece():
                 yield piece
         yield answer.completion()
-
-    @torch.inference_mode()
-    def _steps(self, answers: list[Answer]) -> Iterator[None]:
-        """Give every answer its next token, yield, and again until all are over; finished rows are dropped."""
-        from transformers import DynamicCache
-
-        for answer in answers:
-            answer.start_clock()
-        width = max(len(answer.prompt) for answer in answers)
-        ids = torch.zeros(len(answers), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, answer in enumerate(answers):
-            ids[row, width - len(answer.prompt) :] = torch.tensor(list(answer.prompt))
-            mask[row, width - len(answer.prompt) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self._model.config)
-        while True:
-            logits = (
-                self._model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                .logits[:, -1]
-                .float()
-                .numpy()
-            )
-            tokens = [answer.take(row) for answer, row in zip(answers, logits, strict=True)]
-            yield
-            rows = [row for row, answer in enumerate(answers) if answer.stop is None]
-            if not rows:
-                return
-            if len(rows) < len(answers):
-                cache.batch_select_indices(torch.tensor(rows))
-                mask, positions = mask[rows], positions[rows]
-                answers = [answers[row] for row in rows]
-            ids = torch.tensor([[tokens[row]] for row in rows])
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-            positions = positions[:, -1:] + 1
 
     def score(self, pairs: Sequence[Pair]) -> Iterator[np.ndarray]:
         """For each (prompt, target), in order: float32 logits [len(target), vocab_size]."""
@@ -159,40 +117,8 @@ class TorchRuntime:
                 if end > start and size_bytes > _WINDOW_BYTES:
                     break
                 end += 1
-            yield from self._score_window(pairs[start:end])
+            yield from score_window(self._model, pairs[start:end], self._parallel)
             start = end
-
-    def _score_window(self, window: Sequence[Pair]) -> list[np.ndarray]:
-        """Pairs of like length share a forward pass; the results are in the window's own order."""
-        found: dict[int, np.ndarray] = {}
-        batch: list[int] = []
-        order = sorted(range(len(window)), key=lambda index: len(window[index][0]) + len(window[index][1]))
-        for index in order:
-            length = len(window[index][0]) + len(window[index][1])
-            if batch and (length * (len(batch) + 1) > _BATCH_TOKENS or len(batch) >= self._parallel):
-                found |= self._score_batch(window, batch)
-                batch = []
-            batch.append(index)
-        found |= self._score_batch(window, batch)
-        return [found[index] for index in range(len(window))]
-
-    @torch.inference_mode()
-    def _score_batch(self, window: Sequence[Pair], batch: Sequence[int]) -> dict[int, np.ndarray]:
-        """Padding stands on the right, where a causal model cannot see it: no mask is needed."""
-        rows = [[*window[index][0], *window[index][1]][:-1] or list(window[index][0]) for index in batch]
-        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
-        first = min(len(window[index][0]) for index in batch) - 1  # the first position that predicts a target
-        logits = self._model(
-            input_ids=ids, use_cache=False, logits_to_keep=torch.arange(first, ids.shape[1])
-        ).logits.float()
-        found = {}
-        for number, index in enumerate(batch):
-            prompt, target = window[index]
-            begin = len(prompt) - 1 - first
-            found[index] = logits[number, begin : begin + len(target)].numpy().copy()
-        return found
 
     def close(self) -> None:
         """Free the model."""

@@ -26,14 +26,14 @@ def summed_nll(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, column
 
     Args:
         model: a causal language model.
-        batch: input_ids, attention_mask and labels, each int64 [rows, tokens], padded on the right.
+        batch: input_ids and labels, each int64 [rows, tokens], padded on the right.
         columns_only: leave out the logits in front of the first supervised column: most of a summarization prompt.
     """
     import torch
 
     labels = batch["labels"][:, 1:]
     first = int((labels != -100).any(dim=0).nonzero()[0])
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    inputs = {"input_ids": batch["input_ids"], "use_cache": False}  # no mask: padding on the right is never looked at
     if columns_only:
         columns = torch.arange(first, labels.shape[1], device=labels.device)
         logits = model(**inputs, logits_to_keep=columns).logits

@@ -1,0 +1,131 @@
+"""The reference's own batching: prompts that are shared, caches that grow in place, against transformers' plain way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from contract.artifact import open_artifact
+from contract.runtime import GenerateParams, Runtime
+from runtimes import load_runtime
+from runtimes.torch_decode import plain_causal
+from tests.tiny import make_llama
+
+LENGTHS = (5, 9, 14, 23, 31, 40, 57, 64)
+
+
+def some_prompts(vocab_size: int) -> list[list[int]]:
+    random = np.random.default_rng(0)
+    return [random.integers(5, vocab_size, length).tolist() for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("batches") / "llama", layers=2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@pytest.fixture(scope="module")
+def runtime(folder: Path) -> Runtime:
+    return load_runtime(open_artifact(folder), threads=1, parallel=8)
+
+
+def test_a_batch_that_shrinks_writes_what_transformers_writes_one_by_one(runtime: Runtime, plain: Any) -> None:
+    prompts = some_prompts(runtime.vocab_size)
+    found = runtime.generate(prompts, GenerateParams(max_new_tokens=24))
+    for prompt, completion in zip(prompts, found, strict=True):
+        ids = plain.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=sorted(runtime.stop_ids),
+            pad_token_id=2,
+        )[0, len(prompt) :].tolist()
+        ended = bool(ids) and ids[-1] in runtime.stop_ids
+        assert list(completion.ids) == (ids[:-1] if ended else ids)
+
+
+def test_answers_of_very_different_lengths_do_not_disturb_each_other(runtime: Runtime) -> None:
+    """Stop strings end some answers early, so rows are dropped while others go on."""
+    prompts = some_prompts(runtime.vocab_size)
+    free = runtime.generate(prompts, GenerateParams(max_new_tokens=40, ignore_stop=True))
+    stop = next(text for text in (runtime.decode(free[0].ids[2:4]), runtime.decode(free[1].ids[5:7])) if text)
+    params = GenerateParams(max_new_tokens=40, stop=(stop,))
+    assert [c.text for c in runtime.generate(prompts, params)] == [
+        runtime.generate([prompt], params)[0].text for prompt in prompts
+    ]
+
+
+def test_targets_of_one_prompt_score_as_if_they_were_alone(runtime: Runtime, plain: Any) -> None:
+    prompts = some_prompts(runtime.vocab_size)
+    random = np.random.default_rng(1)
+    pairs = [
+        (prompt, random.integers(5, runtime.vocab_size, length).tolist())
+        for prompt in prompts
+        for length in (1, 7, 0, 12)
+    ]
+    for (prompt, target), logits in zip(pairs, runtime.score(pairs), strict=True):
+        assert logits.shape == (len(target), runtime.vocab_size)
+        if target:
+            with torch.no_grad():
+                alone = plain(torch.tensor([[*prompt, *target[:-1]]])).logits[0, len(prompt) - 1 :].numpy()
+            np.testing.assert_allclose(logits, alone, atol=2e-5)
+
+
+def test_a_target_would_be_disturbed_by_its_neighbour_without_the_mask(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import runtimes.torch_score as torch_score
+
+    prompt = some_prompts(runtime.vocab_size)[3]
+    pairs = [(prompt, [7, 8, 9, 10]), (prompt, [20, 21, 22, 23])]
+    [_, right] = list(runtime.score(pairs))
+    causal_only = lambda batch, width: torch.full((width, width), -1e9).triu(1)[None, None]  # noqa: E731
+    monkeypatch.setattr(torch_score, "_mask", causal_only)
+    [_, wrong] = list(runtime.score(pairs))
+    assert np.abs(right - wrong).max() > 1e-2
+
+
+def test_models_with_a_window_make_their_own_masks(tmp_path: Path, plain: Any) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    assert plain_causal(plain.config)
+    folder = make_llama(tmp_path / "model", layers=1)
+    config = MistralConfig(
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        sliding_window=16,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.08,
+    )
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    assert not plain_causal(config)
+    runtime = load_runtime(open_artifact(folder), threads=1, parallel=8)
+    prompt = some_prompts(512)[6]
+    [logits] = list(runtime.score([(prompt, [7, 8, 9])]))
+    with torch.no_grad():
+        alone = model(torch.tensor([[*prompt, 7, 8]])).logits[0, len(prompt) - 1 :].numpy()
+    np.testing.assert_allclose(logits, alone, atol=2e-5)
+    [completion] = runtime.generate([prompt], GenerateParams(max_new_tokens=12, ignore_stop=True))
+    ids = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None)[
+        0, len(prompt) :
+    ]
+    assert list(completion.ids) == ids.tolist()
