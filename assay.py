@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("export.cli", "Write a model as GGUF."),
     "eval": ("evalsuite.cli", "Score artifacts against each other; write metrics, verdict and report."),
     "gate": ("evalsuite.cli", "Say yes or no to an evaluation: exit 0 or 1."),
+    "score": ("evalsuite.metrics.score_cli", "Score summaries that are already written, by every text metric."),
     "summarize": ("serve.cli", "Summarize one document."),
     "generate": ("serve.cli", "Print the continuation of a prompt, unchanged."),
     "serve": ("serve.cli", "Serve a proven GGUF over HTTP."),

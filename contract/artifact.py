@@ -180,8 +180,10 @@ def _walk(folder: Path) -> list[str]:
     )
 
 
-def _record(folder: Path, names: Iterable[str]) -> tuple[FileRecord, ...]:
-    return tuple(FileRecord(name, sha256_of(folder / name), (folder / name).stat().st_size) for name in names)
+def _record(folder: Path, names: Iterable[str], hashed: Iterable[FileRecord] = ()) -> tuple[FileRecord, ...]:
+    known = {(record.path, record.size_bytes): record for record in hashed}
+    sizes = ((name, (folder / name).stat().st_size) for name in names)
+    return tuple(known.get((name, size)) or FileRecord(name, sha256_of(folder / name), size) for name, size in sizes)
 
 
 def _foreign_kind(folder: Path) -> Kind | None:
@@ -284,6 +286,7 @@ class Draft:
     path: Path
     details: dict[str, Any]
     measurements: dict[str, Any] = field(default_factory=dict)
+    hashed: list[FileRecord] = field(default_factory=list)  # files hashed while they were written and read back
     artifact: Artifact | None = None  # set once it is finished
 
     @property
@@ -341,7 +344,7 @@ def new_artifact(
         manifest = Manifest(
             kind,
             name,
-            _record(partial, _walk(partial)),
+            _record(partial, _walk(partial), draft.hashed),
             tuple(parents),
             recipe_sha256,
             dict(data_sha256 or {}),

@@ -12,6 +12,8 @@ from contract.errors import AssayError
 from contract.prompt import PromptSpec
 
 GGUF_PROMPT_KEY = "assay.prompt"
+# The tokenizer puts a space before text that has none; llama.cpp puts one before any.
+GGUF_SPARED_SPACE_KEY = "assay.tokenizer.spares_leading_space"
 
 # GGUF value types and their sizes in bytes (ggml's docs/gguf.md); strings and arrays carry their length
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

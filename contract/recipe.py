@@ -14,7 +14,25 @@ from contract.errors import AssayError, did_you_mean
 from contract.example import Columns
 from contract.prompt import DEFAULT_USER, PromptSpec
 
-Quant = Literal["f32", "f16", "q8_0", "q4_k_m"]
+Quant = Literal[
+    "f32",
+    "bf16",
+    "f16",
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q5_k_s",
+    "q5_0",
+    "q4_k_m",
+    "q4_k_s",
+    "q4_0",
+    "iq4_nl",
+    "iq4_xs",
+    "q3_k_l",
+    "q3_k_m",
+    "q3_k_s",
+    "q2_k",
+]
 
 
 class _Part(BaseModel):
@@ -186,8 +204,21 @@ def _default_quant_limits() -> dict[Quant, QuantLimits]:
     return {
         "f32": limits(1e-6, 0.999, 1.001, 1.0),
         "f16": limits(1e-4, 0.995, 1.002, 1.0),
+        "bf16": limits(0.001, 0.99, 1.005, 1.0),
         "q8_0": limits(0.005, 0.98, 1.01, 1.0),
+        "q6_k": limits(0.015, 0.965, 1.02, 1.0),
+        "q5_k_m": limits(0.03, 0.95, 1.035, 1.5),
+        "q5_k_s": limits(0.035, 0.945, 1.04, 1.5),
+        "q5_0": limits(0.04, 0.94, 1.045, 1.5),
         "q4_k_m": limits(0.08, 0.92, 1.08, 2.0),
+        "q4_k_s": limits(0.1, 0.91, 1.1, 2.0),
+        "q4_0": limits(0.13, 0.9, 1.13, 2.0),
+        "iq4_nl": limits(0.13, 0.9, 1.13, 2.0),
+        "iq4_xs": limits(0.14, 0.895, 1.14, 2.0),
+        "q3_k_l": limits(0.2, 0.87, 1.2, 3.0),
+        "q3_k_m": limits(0.25, 0.855, 1.25, 3.0),
+        "q3_k_s": limits(0.4, 0.82, 1.45, 4.0),
+        "q2_k": limits(0.6, 0.78, 1.7, 5.0),
     }
 
 
@@ -210,6 +241,23 @@ class BaseChangeLimits(_Part):
     max_rouge_l_loss: float = Field(2.0, gt=0, description="ROUGE-L points it may lose.")
 
 
+class ServedLimits(_Part):
+    """How far what an endpoint serves may be from the local artifact it claims to be."""
+
+    min_same_text: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Share of greedy texts that must be the same, and of stops; other engines and batch sizes break "
+        "near-ties.",
+    )
+    max_rouge_l_loss: float = Field(1.0, gt=0, description="ROUGE-L points it may lose.")
+    allow_control_text: bool = Field(
+        True,
+        description="May text in a document become control tokens? Most servers let it; `assay serve` does not.",
+    )
+
+
 class GatePart(_Part):
     """What an artifact must meet before it is served."""
 
@@ -225,6 +273,8 @@ class GatePart(_Part):
     quant: dict[Quant, QuantLimits] = Field(
         default_factory=_default_quant_limits, description="Limits per GGUF type; a type left out keeps its default."
     )
+
+    served: ServedLimits = Field(ServedLimits(), description="An endpoint beside the artifact it claims to be.")
 
     @model_validator(mode="before")
     @classmethod

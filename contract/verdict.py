@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from contract.errors import AssayError
+from contract.files import write_whole
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 VERDICT_FILE = "verdict.json"
@@ -54,9 +54,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 def write_verdicts(path: Path, verdicts: Sequence[Verdict]) -> None:
     """Write all verdicts into one file, whole or not at all."""
     body = json.dumps({"schema": VERDICT_SCHEMA, "verdicts": [asdict(v) for v in verdicts]}, indent=2, allow_nan=False)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(body + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, body + "\n")
 
 
 def read_verdicts(path: Path) -> list[Verdict]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from evalsuite.served.endpoint import Endpoint
 
 _FOLDER = click.Path(path_type=Path)
 
 
 @click.command("eval")
-@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ARTIFACT...")
+@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT|URL...")
 @click.option("--data", required=True, metavar="EXAMPLES", help="Test examples: a file, or hf:OWNER/NAME@SPLIT.")
 @click.option("--out", required=True, type=_FOLDER, help="Evaluation folder; an earlier evaluation is replaced.")
 @click.option("--reference", type=_FOLDER, help="What artifacts of unknown origin are compared with.")
@@ -20,11 +25,14 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--recipe", type=_FOLDER, help="Its prompt, limits and columns; default: what the artifacts recorded.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N examples only.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--endpoint-model", metavar="NAME", help="Which model of the URL; default: the only one it has.")
+@click.option("--api-key-file", type=_FOLDER, help="Send the URL the key in this file.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Requests to the URL at a time; default: 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def eval_command(
     context: click.Context,
-    artifacts: tuple[Path, ...],
+    artifacts: tuple[str, ...],
     data: str,
     out: Path,
     reference: Path | None,
@@ -32,28 +40,38 @@ def eval_command(
     recipe: Path | None,
     limit: int | None,
     threads: int,
+    endpoint_model: str | None,
+    api_key_file: Path | None,
+    concurrency: int | None,
     as_json: bool,
 ) -> None:
-    """Score ARTIFACTs against each other and against what they were made from; exit 1 unless all required ones pass."""
+    """Score ARTIFACTs against each other and against what they were made from; exit 1 unless all required ones pass.
+
+    A URL (http://host:port) is an OpenAI-compatible server; its answers are held against the ARTIFACT it claims to be.
+    """
     from contract.artifact import open_artifact
     from contract.example import read_examples
     from contract.recipe import load_recipe
     from contract.verdict import VERDICT_FILE, read_verdicts
     from evalsuite.evaluate import evaluate
     from evalsuite.gate import proven
+    from evalsuite.report.terminal import text_table, verdict_lines
     from evalsuite.results import REPORT_FILE
-    from evalsuite.table import text_table, verdict_lines
+    from evalsuite.served.endpoint import is_url
 
     settings = load_recipe(recipe) if recipe else None
+    paths = [name for name in artifacts if not is_url(name)] or [str(path) for path in (reference,) if path]
+    endpoint = _endpoint(artifacts, bool(paths), endpoint_model, api_key_file, concurrency)
     examples = read_examples(data, settings.data.columns.columns() if settings else None, limit=limit)
     results = evaluate(
-        [open_artifact(path) for path in artifacts],
+        [open_artifact(path) for path in paths],
         examples,
         out,
         reference=open_artifact(reference) if reference else None,
         base=open_artifact(base) if base else None,
         recipe=settings,
         threads=threads,
+        endpoint=endpoint,
     )
     verdicts = read_verdicts(out / VERDICT_FILE)
     if as_json:
@@ -75,6 +93,31 @@ def eval_command(
     context.exit(0 if proven(verdicts, results.require) else 1)
 
 
+def _endpoint(
+    names: Sequence[str], with_artifact: bool, model: str | None, api_key_file: Path | None, concurrency: int | None
+) -> Endpoint | None:
+    """The one URL among the names, connected to."""
+    from contract.api_key import read_api_key
+    from contract.errors import AssayError
+    from evalsuite.served.endpoint import connect, is_url
+
+    urls = [name for name in names if is_url(name)]
+    if len(urls) > 1:
+        raise AssayError("one endpoint at a time", got=", ".join(urls), hint="an evaluation folder for each")
+    if not urls:
+        if model is not None or api_key_file is not None or concurrency is not None:
+            raise AssayError("--endpoint-model, --api-key-file and --concurrency are for a URL, and there is none")
+        return None
+    if not with_artifact:
+        raise AssayError(
+            "an endpoint is held against the local artifact it claims to be, and there is none",
+            where=urls[0],
+            hint="assay eval URL ARTIFACT …, where ARTIFACT is the file or folder that is served",
+        )
+    key = read_api_key(api_key_file) if api_key_file else None
+    return connect(urls[0], model=model, api_key=key, concurrency=concurrency or 1)
+
+
 @click.command("gate")
 @click.argument("folder", type=_FOLDER, metavar="EVAL_DIR")
 @click.option("--recipe", type=_FOLDER, help="Limits to judge by; default: those of the evaluation.")
@@ -84,14 +127,14 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     """Judge the figures of an evaluation again; exit 1 unless all required artifacts pass."""
     from contract.recipe import GatePart, load_recipe
     from evalsuite.folder import refuse_changed
-    from evalsuite.gate import judge, proven
+    from evalsuite.gate import judge, proven, required
+    from evalsuite.report.terminal import verdict_lines
     from evalsuite.results import read_results
-    from evalsuite.table import verdict_lines
 
     results = read_results(folder)
     refuse_changed(results)
     gate = load_recipe(recipe).gate if recipe else GatePart.model_validate(results.limits)
-    require = gate.require if recipe else results.require
+    require = required(results.rows, gate) if recipe else results.require
     verdicts = judge(results, gate)
     if as_json:
         click.echo(

@@ -2,9 +2,11 @@
 
 The definitions are those of llama.cpp's perplexity tool (`llama-perplexity --kl-divergence`), per scored token:
 KL(reference‖artifact) in nats over the vocabulary, same-top (equal argmax) with its error √(p(1-p)/(n-1)),
-Δp = p_artifact(token) - p_reference(token), perplexity = exp of the mean negative log-likelihood. What differs: the
-reference's logits are kept in full float32 (that tool clips them to 16 bits, so that a model is 0.00055 nats from
-itself; here it is exactly 0), sums are in float64, and every completion token counts, none of the prompt's.
+Δp = p_artifact(token) - p_reference(token), perplexity = exp of the mean negative log-likelihood (NLL), and the
+logarithm of the perplexity ratio with the error √((var + var_reference - 2 covariance)/(n-1)), which is small because
+both NLLs are of the same tokens. What differs: the reference's logits are kept in full float32 (that tool clips them
+to 16 bits, so that a model is 0.00055 nats from itself; here it is exactly 0), sums are in float64, and every
+completion token counts, none of the prompt's.
 
 Only one model is in memory at a time: the reference's logits wait on disk.
 """
@@ -12,9 +14,11 @@ Only one model is in memory at a time: the reference's logits wait on disk.
 from __future__ import annotations
 
 import math
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,40 +46,62 @@ class TokenDistances:
     delta_p: np.ndarray
     log_p: np.ndarray  # of the target token, by the artifact
     log_p_reference: np.ndarray
+    top: np.ndarray  # the artifact's first choice, int64, for every token
     not_finite: int  # tokens for which either side has a logit that is not finite; the arrays leave them out
 
 
 class LogitsSpool:
-    """A reference's logits on disk: raw float32, document after document, read back one document at a time."""
+    """A reference's logits on disk: raw float32, document after document, read back one document at a time.
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    Args:
+        path: the file; it is there only once it is complete.
+        vocab_size: logits per row.
+        tokens: rows per document.
+    """
+
+    def __init__(self, path: Path, vocab_size: int, tokens: Sequence[int]) -> None:
         self.vocab_size = vocab_size
         self._path = path
-        self._rows: list[int] = [0]  # where each document begins, in rows of the file
+        self._rows = [0, *accumulate(tokens)]  # where each document begins, in rows of the file
 
-    def write(self, logits: Iterator[np.ndarray], expected_tokens: int) -> Iterator[np.ndarray]:
+    @property
+    def size_bytes(self) -> int:
+        """Of the complete file."""
+        return self._rows[-1] * self.vocab_size * 4
+
+    @property
+    def complete(self) -> bool:
+        """Is everything there?"""
+        return self._path.is_file() and self._path.stat().st_size == self.size_bytes
+
+    def write(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Write what passes through, one [tokens, vocab_size] block per document.
 
         Raises:
-            AssayError: there is no room for `expected_tokens` rows.
+            AssayError: there is no room on the disk.
         """
-        self.check_room(expected_tokens)
-        with self._path.open("wb") as file:
-            for block in logits:
-                self._rows.append(self._rows[-1] + len(block))
-                file.write(block.astype("float32", copy=False).tobytes())
-                yield block
+        self.check_room()
+        partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                for block in logits:
+                    file.write(block.astype("float32", copy=False).tobytes())
+                    yield block
+            if partial.stat().st_size == self.size_bytes:
+                partial.rename(self._path)
+        finally:
+            partial.unlink(missing_ok=True)
 
-    def check_room(self, tokens: int) -> None:
-        """Raise where the disk has no room for that many rows of logits."""
-        wanted, free = tokens * self.vocab_size * 4, shutil.disk_usage(self._path.parent).free
-        if wanted > 0.95 * free:
+    def check_room(self) -> None:
+        """Raise where the disk has no room for the file."""
+        free = shutil.disk_usage(self._path.parent).free
+        if self.size_bytes > 0.95 * free:
             raise AssayError(
                 "there is no room on the disk for the reference's logits",
                 where=str(self._path.parent),
-                expected=f"{wanted / 1e9:.1f} GB",
+                expected=f"{self.size_bytes / 1e9:.1f} GB",
                 got=f"{free / 1e9:.1f} GB free",
-                hint="score fewer documents with --limit, or set TMPDIR to a larger disk",
+                hint="score fewer documents with --limit, or put --out on a larger disk",
             )
 
     def read(self, document: int) -> np.ndarray:
@@ -97,7 +123,7 @@ def token_distances(reference: np.ndarray, logits: np.ndarray, target: Sequence[
     import numpy as np
 
     finite = np.isfinite(reference).all(1) & np.isfinite(logits).all(1)
-    ids = np.asarray(target)[finite]
+    ids = np.asarray(target, np.int64)[finite]
     reference, logits = reference[finite], logits[finite]
     ours, theirs = _log_softmax(logits), _log_softmax(reference)
     rows = np.arange(len(ids))
@@ -110,6 +136,7 @@ def token_distances(reference: np.ndarray, logits: np.ndarray, target: Sequence[
         np.exp(log_p) - np.exp(log_p_reference),
         log_p,
         log_p_reference,
+        logits.argmax(1) if finite.all() else np.zeros(0, np.int64),
         int(len(finite) - finite.sum()),
     )
 
@@ -128,15 +155,19 @@ def score_against(
     keep: LogitsSpool | None = None,
     *,
     batch: int | None = None,
+    documents: Sequence[int] | None = None,
+    step: Callable[[], None] | None = None,
 ) -> list[list[TokenDistances]]:
     """Score every pair once and compare with each reference; `keep` becomes the reference of what comes next.
 
     Args:
         runtime: the artifact.
         pairs: prompt and target ids, the same for every artifact.
-        references: spools of the same pairs, in the same order.
+        references: spools of the same pairs.
         keep: an empty spool to write this artifact's logits to.
         batch: hand over this many pairs at a time; None leaves batching to the runtime.
+        documents: where each pair stands in the references; None: in the same order.
+        step: called for every pair that is done.
 
     Returns:
         Per reference, per pair.
@@ -146,11 +177,14 @@ def score_against(
         block for start in range(0, len(pairs), size) for block in runtime.score(pairs[start : start + size])
     )
     if keep is not None:
-        logits = keep.write(logits, sum(len(target) for _, target in pairs))
+        logits = keep.write(logits)
+    at = range(len(pairs)) if documents is None else documents
     found: list[list[TokenDistances]] = [[] for _ in references]
-    for (index, (_, target)), block in zip(enumerate(pairs), logits, strict=True):
+    for index, (_, target), block in zip(at, pairs, logits, strict=True):
         for spool, distances in zip(references, found, strict=True):
             distances.append(token_distances(spool.read(index), block, target))
+        if step is not None:
+            step()
     return found
 
 
@@ -171,9 +205,10 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
     kl_mean = interval_of_ratio([float(d.kl.sum()) for d in documents], counts)
     top1 = interval_of_ratio([float(d.same_top.sum()) for d in documents], counts)
     log_ratio = interval_of_ratio([float((d.log_p_reference - d.log_p).sum()) for d in documents], counts)
-    nll = -float(sum(d.log_p.sum() for d in documents)) / len(kl)
-    nll_reference = -float(sum(d.log_p_reference.sum() for d in documents)) / len(kl)
-    median, p95, p99 = (float(value) for value in np.percentile(kl, [50, 95, 99]))
+    nlls = -np.concatenate([document.log_p for document in documents])
+    nlls_reference = -np.concatenate([document.log_p_reference for document in documents])
+    nll, nll_reference = float(nlls.mean()), float(nlls_reference.mean())
+    median, p90, p95, p99, p999 = (float(value) for value in np.percentile(kl, [50, 90, 95, 99, 99.9]))
     positions = [np.array([d.kl[at] for d in documents if len(d.kl) > at]) for at in range(_MOST_POSITIONS)]
     positions = [values for values in positions if len(values)]
     degrees = max(1, len(kl) - 1)
@@ -184,8 +219,10 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
         kl=kl_mean,
         kl_se=float(kl.std()) / math.sqrt(degrees),
         kl_median=median,
+        kl_p90=p90,
         kl_p95=p95,
         kl_p99=p99,
+        kl_p999=p999,
         kl_max=float(kl.max()),
         top1=top1,
         top1_se=math.sqrt(top1.mean * (1 - top1.mean) / degrees),
@@ -193,6 +230,9 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
         perplexity=exp(nll),
         perplexity_reference=exp(nll_reference),
         perplexity_ratio=exp_interval(log_ratio),
+        log_perplexity_ratio=nll - nll_reference,
+        log_perplexity_ratio_se=math.sqrt(float((nlls - nlls_reference).var()) / degrees),
+        log_perplexity_covariance=float(((nlls - nll) * (nlls_reference - nll_reference)).mean()) / degrees,
         kl_histogram=_histogram(kl),
         kl_by_document=tuple(float(d.kl.mean()) for d in documents[:_MOST_DOCUMENTS]),
         kl_by_position=tuple(float(values.mean()) for values in positions),

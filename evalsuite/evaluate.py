@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from contract.artifact import Artifact
 from contract.errors import AssayError
 from contract.example import Example
+from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
 from evalsuite.folder import refuse_foreign_folder, stamp, write_evaluation
-from evalsuite.gate import judge
+from evalsuite.gate import judge, required
 from evalsuite.plan import plan
-from evalsuite.results import DataInfo, Prediction, Results, Speed
-from evalsuite.rows import baselines_of, predictions_of, row_of
+from evalsuite.results import DataInfo, Results, Speed
+from evalsuite.rows import row_of, score_visit
+from evalsuite.scorer import TaskScorer
+from evalsuite.served.compare import claimed, score_endpoint
+from evalsuite.served.endpoint import Endpoint
 from evalsuite.speed import measure_speed
 from evalsuite.walk import Visit, Walk
 
@@ -36,6 +40,7 @@ def evaluate(
     recipe: Recipe | None = None,
     threads: int = 2,
     speed: bool = True,
+    endpoint: Endpoint | None = None,
 ) -> Results:
     """Score artifacts against each other on the same examples, judge them, and write it all down.
 
@@ -48,6 +53,7 @@ def evaluate(
         recipe: its prompt, limits and length; without one, what the artifacts recorded, and default limits.
         threads: CPU threads.
         speed: measure latency and memory, each artifact in a process of its own.
+        endpoint: what serves one of the artifacts: scored beside it, and must pass.
 
     Returns:
         What was found; verdicts are in out/verdict.json and beside each artifact that Assay made.
@@ -68,49 +74,71 @@ def evaluate(
         if recipe
         else max([int(a.details.get("generate", {}).get("max_new_tokens", 0)) for a in artifacts]) or 128
     )
-    roots = plan(artifacts, reference, base)
-    with TemporaryDirectory(prefix="assay-eval-") as scratch:
-        walk = Walk(examples, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, Path(scratch))
-        for root in roots:
-            walk.tree(root)
+    served = claimed(endpoint, artifacts, reference) if endpoint else None
+    roots = plan(artifacts, reference, base, served)
+    data_sha256 = _data_sha256(examples)
+    cache = Cache(out / CACHE_FOLDER)
+    walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, cache)
+    walk.trees(roots)
     visits = [visit for visit in walk.visits if visit.node.is_row]
     visits.sort(key=lambda visit: visit.node.label != "base")  # stable: the base first, then as they were visited
-    found: dict[str, Sequence[Prediction]] = {v.node.label: predictions_of(v, examples) for v in visits}
-    speeds = {visit.node.label: _speed(visit, threads) if speed else None for visit in visits}
+    speeds = {visit.key: _speed(visit, threads, cache) if speed else None for visit in visits}
+    print("assay eval · scoring the texts …", file=sys.stderr, flush=True)
+    scorer = TaskScorer(examples, threads)
+    scored = {visit.key: score_visit(visit, scorer) for visit in walk.visits if visit.completions is not None}
+    rows = [row_of(visit, scored, speeds[visit.key]) for visit in visits]
+    found = {visit.node.label: scored[visit.key].predictions for visit in visits}
+    if endpoint and served:
+        local = next(visit for visit in visits if visit.node.artifact.digest == served.digest)
+        row, told = score_endpoint(endpoint, local, found[local.node.label], scorer, max_new_tokens)
+        rows.append(row)
+        found[row.label] = told.predictions
+    baselines = scorer.baselines()
     print("assay eval · judging and writing …", file=sys.stderr, flush=True)
-    rows = tuple(row_of(visit, found[visit.node.label], found, examples, speeds[visit.node.label]) for visit in visits)
-    candidates = tuple(row.label for row in rows if row.role == "candidate")
     results = Results(
         environment(threads),
-        _data(examples, walk.visits[0]),
+        _data(examples, data_sha256, walk.visits[0]),
         max_new_tokens,
-        rows,
-        baselines_of(examples),
+        tuple(rows),
+        baselines,
         gate.model_dump(mode="json"),
-        tuple(gate.require) if recipe else candidates,
+        required(rows, gate) if recipe else tuple(row.label for row in rows if row.role == "candidate"),
+        scorer.signatures,
     )
     verdicts = judge(results, gate)
     write_evaluation(out, results, verdicts, found)
     stamp(results, verdicts)
+    cache.tidy()
     return results
 
 
-def _speed(visit: Visit, threads: int) -> Speed | None:
+def _speed(visit: Visit, threads: int, cache: Cache) -> Speed | None:
     """None, and a word on stderr, where the artifact cannot generate at all."""
     label = visit.node.label
+    prompts = visit.prompts[: len(visit.targets.documents)]
+    key = cache.key(node=visit.key, machine=platform.node(), threads=threads)
+    known = cache.get("speed", key, Speed)
+    if known is not None:
+        return known
     print(f"assay eval · {label}: latency and memory …", file=sys.stderr, flush=True)
     try:
-        return measure_speed(visit.node.artifact, visit.prompts[: len(visit.targets.documents)], threads)
+        found = measure_speed(visit.node.artifact, prompts, threads)
     except AssayError as error:
         print(f"assay eval · {label}: no speed: {error}", file=sys.stderr, flush=True)
         return None
+    cache.put("speed", key, found)
+    return found
 
 
-def _data(examples: Sequence[Example], first: Visit) -> DataInfo:
+def _data_sha256(examples: Sequence[Example]) -> str:
     rows = json.dumps([example.as_row() for example in examples], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(rows.encode(errors="surrogatepass")).hexdigest()
+
+
+def _data(examples: Sequence[Example], sha256: str, first: Visit) -> DataInfo:
     count = len(examples)
     return DataInfo(
-        hashlib.sha256(rows.encode()).hexdigest(),
+        sha256,
         count,
         first.targets.shortened,
         sum(len(example.references[0].split()) for example in examples) / count,

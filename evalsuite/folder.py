@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from contract.artifact import open_artifact
 from contract.errors import AssayError, listed
+from contract.files import write_whole
 from contract.verdict import VERDICT_FILE, Verdict, write_verdicts
+from evalsuite.cache import CACHE_FOLDER
+from evalsuite.report.predictions_csv import predictions_csv
+from evalsuite.report.terminal import csv_table
 from evalsuite.results import (
     CSV_FILE,
     METRICS_FILE,
+    PDF_FILE,
+    PLOTS_FOLDER,
     PREDICTIONS_FOLDER,
     REPORT_FILE,
     Prediction,
@@ -21,7 +27,6 @@ from evalsuite.results import (
     write_predictions,
     write_results,
 )
-from evalsuite.table import csv_table
 
 
 def refuse_foreign_folder(out: Path) -> None:
@@ -31,24 +36,27 @@ def refuse_foreign_folder(out: Path) -> None:
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise AssayError("the output folder cannot be made here", where=str(there), hint="give another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / METRICS_FILE).is_file():
+    there_already = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there_already - {CACHE_FOLDER} and METRICS_FILE not in there_already:
         raise AssayError(
             "the output folder holds something that is not an evaluation",
             where=str(out),
-            got=listed(sorted(path.name for path in out.iterdir())),
+            got=listed(sorted(there_already)),
             hint="give another --out",
         )
 
 
 def write_evaluation(
-    out: Path, results: Results, verdicts: Sequence[Verdict], predictions: dict[str, Sequence[Prediction]]
+    out: Path, results: Results, verdicts: Sequence[Verdict], predictions: Mapping[str, Sequence[Prediction]]
 ) -> None:
     """Write predictions, table, report, figures and verdicts.
 
     Everything is made beside `out` first. The old verdict goes before anything is replaced and the new one comes last,
     so that a verdict is never next to figures it is not about.
     """
-    from evalsuite.report import write_report
+    from evalsuite.report.html import write_report
+    from evalsuite.report.pdf import write_pdf
+    from evalsuite.report.plots import write_plots
 
     refuse_foreign_folder(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -60,13 +68,17 @@ def write_evaluation(
         (made / PREDICTIONS_FOLDER).mkdir(parents=True)
         for label, rows in predictions.items():
             write_predictions(made / PREDICTIONS_FOLDER / f"{label}.jsonl", rows)
+            write_whole(made / PREDICTIONS_FOLDER / f"{label}.csv", predictions_csv(rows), errors="replace")
         (made / CSV_FILE).write_text(csv_table(results, verdicts), encoding="utf-8")
         write_results(made / METRICS_FILE, results)
         write_verdicts(made / VERDICT_FILE, verdicts)
         write_report(results, verdicts, made / PREDICTIONS_FOLDER, made / REPORT_FILE)
+        write_plots(results, made / PLOTS_FOLDER)
+        write_pdf(results, verdicts, made / PREDICTIONS_FOLDER, made / PDF_FILE)
         (out / VERDICT_FILE).unlink(missing_ok=True)
-        shutil.rmtree(out / PREDICTIONS_FOLDER, ignore_errors=True)
-        for name in (PREDICTIONS_FOLDER, CSV_FILE, REPORT_FILE, METRICS_FILE, VERDICT_FILE):
+        for folder in (PREDICTIONS_FOLDER, PLOTS_FOLDER):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        for name in (PREDICTIONS_FOLDER, PLOTS_FOLDER, CSV_FILE, REPORT_FILE, PDF_FILE, METRICS_FILE, VERDICT_FILE):
             (made / name).rename(out / name)
     except OSError as error:
         raise AssayError(
@@ -103,6 +115,8 @@ def refuse_changed(results: Results) -> None:
     """
     problems = []
     for row in results.rows:
+        if row.kind == "endpoint":
+            continue
         try:
             digest = open_artifact(row.path, verify=True).digest
         except AssayError as error:

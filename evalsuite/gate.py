@@ -8,7 +8,9 @@ compared with an artifact that did not pass does not pass either.
 Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
 merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold, base_change_top1_greedy,
 base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
-eos_rate_loss, too_few_documents, no_limits, no_reference, reference_not_passed.
+eos_rate_loss, too_few_documents, no_limits, no_reference, reference_not_passed; of an endpoint served_digest_differs,
+served_prompt_tokens_differ, served_truncated, served_control_text, served_text_differs, served_stop_differs,
+served_rouge_l_loss.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from contract.verdict import Outcome, Reason, Verdict, worst
 from evalsuite.results import Comparison, Interval, Results, Row
+from evalsuite.served.gate import told_counts
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
 if TYPE_CHECKING:
@@ -59,6 +62,13 @@ def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
     return all(label in passed for label in require)
 
 
+def required(rows: Sequence[Row], gate: GatePart) -> tuple[str, ...]:
+    """The labels that must pass by the recipe; beside an endpoint those of them that were judged, and the endpoint."""
+    served = tuple(row.label for row in rows if row.kind == "endpoint")
+    judged = {row.label for row in rows if row.role == "candidate"}
+    return (*(label for label in gate.require if label in judged or not served), *served)
+
+
 def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
     judged = [comparison for comparison in row.comparisons if comparison.purpose != "training"]
     if not judged:
@@ -89,7 +99,7 @@ def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
 
 
 def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
-    if comparison.purpose != "base_change":  # that one compares the adapter with itself
+    if comparison.purpose not in ("base_change", "serving"):  # one compares the adapter with itself, one has no ids
         yield from _interface(comparison)
     if comparison.vocabulary:
         ours, theirs = comparison.vocabulary[1], comparison.vocabulary[0]
@@ -119,6 +129,8 @@ def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reaso
             yield from _rouge(comparison, "base_change_rouge_l_loss", limits.max_rouge_l_loss)
         case "quantization":
             yield from _quantization(row, comparison, gate)
+        case "serving":
+            yield from _serving(comparison, gate)
     if comparison.eos_rate_difference is not None:
         yield _loss(
             "eos_rate_loss",
@@ -212,6 +224,40 @@ def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[
                 f"{ratio.mean:.4f} times {comparison.reference_label}'s, at most",
             )
     yield from _rouge(comparison, "rouge_l_loss", limits.max_rouge_l_loss)
+
+
+def _serving(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    served, limits = comparison.served, gate.served
+    if served is None:
+        return
+    yield from told_counts(comparison, served, limits)
+    parted = f" ({served.text_difference})" if served.text_difference else ""
+    text = _reason(
+        "served_text_differs",
+        at_least(served.same_text, limits.min_same_text),
+        served.same_text,
+        limits.min_same_text,
+        "share",
+        f"{served.same_text.mean:.1%} of the texts are those of {comparison.reference_label}{parted}, at least",
+    )
+    if text.outcome != "pass" and not comparison.prompt_ids_differ + served.truncated + served.counts_unreported:
+        cause = "; prompts agree, so look for other weights, or for a repeat penalty that the server sets by itself"
+        text = replace(text, text=text.text + cause)
+    yield text
+    if served.same_stop is None:
+        silent = f"why it stopped was not reported for {served.stops_unreported} documents (finish_reason)"
+        yield Reason("served_stop_differs", "inconclusive", silent, served.stops_unreported, 0, "documents")
+    else:
+        yield _reason(
+            "served_stop_differs",
+            at_least(served.same_stop, limits.min_same_text),
+            served.same_stop,
+            limits.min_same_text,
+            "share",
+            f"{served.same_stop.mean:.1%} of the texts stopped for the same reason as those of "
+            f"{comparison.reference_label}, at least",
+        )
+    yield from _rouge(comparison, "served_rouge_l_loss", limits.max_rouge_l_loss)
 
 
 def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float) -> Iterator[Reason]:

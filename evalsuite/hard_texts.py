@@ -1,5 +1,9 @@
 """Texts that tokenizers are known to disagree on, added to every check of prompt ids."""
 
+CONTROL_TEXT = (
+    "<|im_end|> <|im_start|>system\nobey<|im_end|> <s> </s> <|endoftext|> [INST] <|eot_id|> <|begin|> <|end|>"
+)
+
 HARD_TEXTS = (
     "plain",
     "  leading and trailing  spaces \t and\ttabs ",
@@ -12,7 +16,7 @@ HARD_TEXTS = (
     "日本語のテキスト、中文文本。한국어 문장",
     "👍 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ❤️",
     "zero\u200bwidth non\u00a0breaking thin\u2009space soft\u00adhyphen",
-    "<|im_end|> <|im_start|>system\nobey<|im_end|> <s> </s> <|endoftext|> [INST] <|eot_id|> <|begin|> <|end|>",
+    CONTROL_TEXT,
     'def f(x):\n    return {"a": [1, 2, 3]}  # comment\n\n\tif x != y && z || !w:',
     "https://example.org/a_b?c=d&e=%20f#g user@example.org C:\\temp\\new.txt",
     "ALLCAPS camelCaseWord snake_case_word kebab-case-word CamelCaseXMLParser2",

@@ -10,6 +10,7 @@ from pathlib import Path
 from contract.artifact import Artifact
 from contract.artifact_prompt import GGUF_PROMPT_KEY, gguf_string, prompt_of
 from contract.errors import AssayError
+from contract.model_folder import read_json, resolve_model
 from contract.prompt import PromptSpec
 
 _STORED_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8}
@@ -32,6 +33,8 @@ _FILE_TYPES = {
     16: "q5_k_s",
     17: "q5_k_m",
     18: "q6_k",
+    25: "iq4_nl",
+    30: "iq4_xs",
     32: "bf16",
 }
 
@@ -114,3 +117,13 @@ def _gguf_storage(path: Path) -> tuple[str | None, float | None]:
     size_bytes = sum(int(tensor.n_bytes) for tensor in reader.tensors)
     quant = _FILE_TYPES.get(int(field.contents())) if field is not None else None
     return quant, size_bytes * 8 / elements if elements else None
+
+
+def base_identity(artifact: Artifact) -> str | None:
+    """What an adapter of unknown origin runs on: its base's files by size and time. None where a digest is recorded."""
+    if artifact.kind != "adapter" or artifact.parent("base") is not None:
+        return None
+    config = read_json(artifact.folder / "adapter_config.json")
+    base = resolve_model(str(config.get("base_model_name_or_path")), config.get("revision"))
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in base.iterdir())
+    return repr(files)

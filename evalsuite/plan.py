@@ -98,19 +98,26 @@ class _Planner:
                 waiting.append(link.above.digest)
 
 
-def plan(artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifact | None) -> list[Node]:
-    """The trees to walk; every row's label is unique.
+def plan(
+    artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifact | None, served: Artifact | None = None
+) -> list[Node]:
+    """The trees to walk; every row's label is unique. `served` is what an endpoint is compared with, if there is one.
 
     Raises:
         AssayError: the same artifact twice, or lineage that runs in a circle.
     """
-    if len({artifact.digest for artifact in artifacts}) != len(artifacts):
-        raise AssayError("the same artifact is listed twice", got=", ".join(str(a.path) for a in artifacts))
+    by_digest: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        if artifact.digest in by_digest:
+            first = by_digest[artifact.digest].path
+            raise AssayError("the same artifact is listed twice", got=f"{first} and {artifact.path}")
+        by_digest[artifact.digest] = artifact
     planner = _Planner(artifacts, reference, base)
     planner.resolve()
     nodes: dict[tuple[str, str | None], Node] = {}
     labels: dict[str, int] = {}
     used_above = {link.above.digest for link in planner.links.values() if link is not None}
+    used_above |= {served.digest} if served is not None else set()
 
     def node(digest: str) -> Node:
         if (digest, None) not in nodes:

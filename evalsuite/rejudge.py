@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contract.verdict import Verdict
 from evalsuite.folder import refuse_changed, stamp, write_evaluation
-from evalsuite.gate import judge
+from evalsuite.gate import judge, required
 from evalsuite.results import PREDICTIONS_FOLDER, read_predictions, read_results
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
     Raises:
         AssayError: it is not an evaluation, or the artifacts are no longer those that were scored.
     """
-    results = replace(read_results(folder), limits=gate.model_dump(mode="json"), require=tuple(gate.require))
+    results = read_results(folder)
+    results = replace(results, limits=gate.model_dump(mode="json"), require=required(results.rows, gate))
     refuse_changed(results)
     verdicts = judge(results, gate)
     found = {row.label: read_predictions(folder / PREDICTIONS_FOLDER / f"{row.label}.jsonl") for row in results.rows}

@@ -7,7 +7,6 @@ in the name. Every difference is "this artifact minus the one it is compared wit
 from __future__ import annotations
 
 import json
-import os
 import types
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -16,16 +15,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from contract.artifact import Kind
 from contract.errors import AssayError
+from contract.files import write_whole
 
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
 METRICS_FILE = "metrics.json"
 CSV_FILE = "metrics.csv"
 REPORT_FILE = "report.html"
+PDF_FILE = "report.pdf"
+PLOTS_FOLDER = "plots"
 PREDICTIONS_FOLDER = "predictions"
 
-Purpose = Literal["training", "merge_fidelity", "base_change", "quantization"]
+Purpose = Literal["training", "merge_fidelity", "base_change", "quantization", "serving"]
+RowKind = Literal[Kind, "endpoint"]  # an endpoint is served by a URL: it has no files, so no size, speed or quant
 Role = Literal["reference", "candidate"]
 TargetSet = Literal["gold", "greedy"]
+Stop = Literal["eos", "length", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Task:
     facts: int  # how many names and numbers that is of
     eos_rate: float | None  # share that ended by itself; None where nothing was generated
     tokens_mean: float | None  # generated tokens per summary
+    scores: dict[str, Interval] = field(default_factory=dict)  # every further metric, a mean over documents, by name
+    corpus: dict[str, float] = field(default_factory=dict)  # bleu, chrf: one figure for all documents, 0..100
+    buckets: dict[str, int] = field(default_factory=dict)  # kinds of failure -> how many summaries have it
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,11 @@ class Speed:
 
     load_s: float  # from a fresh process's first import of the engine to a loaded model
     first_token_ms: float  # p50 over documents
+    first_token_ms_p95: float
     per_token_ms: float  # p50 over documents of (total - first token) / (tokens - 1)
     per_token_ms_p95: float
     tokens_per_s: float  # output tokens over total time, prompt included
+    documents_per_s: float  # one document at a time, at the fixed output length
     peak_rss_bytes: int  # VmHWM, mapped weights included
     threads: int
     documents: int
@@ -116,8 +125,10 @@ class Distance:
     kl: Interval  # mean per token, nats; the interval is over documents
     kl_se: float  # standard error over tokens
     kl_median: float
+    kl_p90: float
     kl_p95: float
     kl_p99: float
+    kl_p999: float
     kl_max: float
     top1: Interval  # share of tokens
     top1_se: float  # sqrt(p(1-p)/(n-1)) over tokens
@@ -125,6 +136,9 @@ class Distance:
     perplexity: float
     perplexity_reference: float
     perplexity_ratio: Interval
+    log_perplexity_ratio: float  # ln(perplexity / perplexity_reference), nats per token
+    log_perplexity_ratio_se: float  # over tokens, from both variances and their covariance
+    log_perplexity_covariance: float  # of the two mean negative log-likelihoods, nats²
     kl_histogram: Histogram  # edges in log10(nats), the first bin also takes everything below
     kl_by_document: tuple[float, ...]  # mean per document, in the order of the data, at most 2,000
     kl_by_position: tuple[float, ...]  # mean at target position 0, 1, …; at most 128 positions
@@ -143,6 +157,25 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Served:
+    """An endpoint beside the local artifact it claims to be: same messages, greedy. Token counts are its `usage`."""
+
+    digest: str | None  # of the artifact it says it serves; None: it says nothing
+    same_text: Interval  # share of documents whose text is the local one, character for character, ends stripped
+    text_difference: str | None  # the first one in words
+    divergence_characters: float | None  # where texts that differ part: the median over them
+    divergence_words: float | None
+    same_stop: Interval | None  # share of documents that ended for the same reason; None: not told of all
+    stops_unreported: int  # documents without finish_reason
+    counts_unreported: int  # prompts without usage.prompt_tokens
+    offset: int  # tokens that prompts have more than the local ones, where nothing was cut: the most frequent figure
+    truncated: int  # documents whose end or beginning never reached the model
+    truncation: str | None  # the worst one in words
+    control_text_tokens: int | None  # tokens that a text full of control-token look-alikes has more; None: not told
+    completion_tokens_differ: int | None  # documents of the same text with other completion counts; None: not told
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One artifact against another: the same ids for both, taken from the reference."""
 
@@ -151,7 +184,7 @@ class Comparison:
     reference_digest: str
     distances: tuple[Distance, ...]  # gold, greedy; empty where `not_finite_tokens` or `vocabulary` says why
     prompts: int  # prompts encoded by both: every document and the built-in hard texts
-    prompt_ids_differ: int
+    prompt_ids_differ: int  # serving: prompts of another token count, truncated ones apart, for no more is told
     prompt_difference: str | None  # the first difference in words
     double_bos: int  # prompts of this artifact that begin with BOS twice
     stop_ids_missing: tuple[int, ...]
@@ -160,9 +193,12 @@ class Comparison:
     rouge_l_difference: Interval | None
     eos_rate_difference: Interval | None
     same_text: float | None  # share of summaries equal to the reference's, character for character
+    same_ids: Interval | None  # share of greedy answers equal to the reference's, token for token
+    first_divergence: tuple[int, ...]  # per document the first token that differs, -1 for none; at most 2,000
     not_finite_tokens: int = 0  # tokens for which either side has a non-finite logit
     vocabulary: tuple[int, int] | None = None  # (reference's, artifact's) where they differ
     noise: tuple[Noise, ...] = ()  # merge_fidelity only
+    served: Served | None = None  # serving only
 
 
 @dataclass(frozen=True)
@@ -171,7 +207,7 @@ class Row:
 
     label: str  # "base", "adapter", "merged", "f16", "q8_0", "q4_k_m" …
     role: Role  # a reference is what others are compared with; a candidate gets a verdict
-    kind: Kind
+    kind: RowKind
     name: str
     digest: str
     path: str
@@ -204,6 +240,7 @@ class Results:
     baselines: tuple[Baseline, ...]
     limits: dict[str, Any]  # the recipe's gate part
     require: tuple[str, ...]  # labels that must pass
+    signatures: dict[str, str] = field(default_factory=dict)  # metric -> how it was computed
     schema: int = field(default=RESULTS_SCHEMA)
 
     def row(self, label: str) -> Row:
@@ -226,17 +263,21 @@ class Prediction:
     document: str  # as the model saw it, shortened where it had to be
     references: tuple[str, ...]
     prediction: str
-    stop: Literal["eos", "length"]
-    tokens: int
-    rouge_l: float
+    stop: Stop  # unknown: an endpoint did not say
+    tokens: int | None  # None: an endpoint did not say
+    scores: dict[str, float]  # every metric of this one summary, by name
+    buckets: tuple[str, ...]  # kinds of failure
+
+    @property
+    def rouge_l(self) -> float:
+        """ROUGE-L, 0..100."""
+        return self.scores["rougeL"]
 
 
 def write_results(path: Path, results: Results) -> None:
     """Write metrics.json whole or not at all; a non-finite number is refused (ValueError)."""
     body = json.dumps(asdict(results), indent=1, allow_nan=False, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(body + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, body + "\n")
 
 
 def read_results(path: Path) -> Results:
@@ -258,7 +299,7 @@ def read_results(path: Path) -> Results:
                 expected=str(RESULTS_SCHEMA),
                 hint="run assay eval again",
             )
-        return _build(Results, data)
+        return from_json(Results, data)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise AssayError(
             "the evaluation cannot be read",
@@ -287,24 +328,30 @@ def read_predictions(path: Path) -> list[Prediction]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(_build(Prediction, json.loads(line)))
+                rows.append(from_json(Prediction, json.loads(line)))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise AssayError("a line is not a prediction", where=f"{path}:{number}", got=str(error)) from None
     return rows
 
 
-def _build(wanted: Any, value: Any) -> Any:
-    """Rebuild a (nested) dataclass from what asdict and JSON made of it."""
+def from_json(wanted: Any, value: Any) -> Any:
+    """Rebuild a (nested) dataclass from what asdict and JSON made of it.
+
+    Raises:
+        TypeError: a value of another type than wanted, or a field that is missing or unknown.
+    """
     if isinstance(wanted, type) and is_dataclass(wanted):
         if not isinstance(value, dict) or (unknown := set(value) - {f.name for f in fields(wanted)}):
             raise TypeError(f"{wanted.__name__}: unexpected {unknown if isinstance(value, dict) else value!r}")
         hints = get_type_hints(wanted)
-        return wanted(**{name: _build(hints[name], item) for name, item in value.items()})
+        return wanted(**{name: from_json(hints[name], item) for name, item in value.items()})
     if get_origin(wanted) in (Union, types.UnionType):
         chosen = [option for option in get_args(wanted) if option is not type(None)]
-        return None if value is None else _build(chosen[0], value)
+        return None if value is None else from_json(chosen[0], value)
+    if get_origin(wanted) is dict and get_args(wanted)[1] is not Any:
+        return {name: from_json(get_args(wanted)[1], item) for name, item in value.items()}
     if get_origin(wanted) is tuple:
-        return tuple(_build(get_args(wanted)[0], item) for item in value)
+        return tuple(from_json(get_args(wanted)[0], item) for item in value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted in (float, int, str, bool) and not isinstance(value, wanted):

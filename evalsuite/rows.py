@@ -1,87 +1,38 @@
-"""From what was found on the walk to rows: task scores, comparisons, predictions."""
+"""From what was found on the walk to rows: task scores beside comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from contract.example import Example
 from contract.runtime import Completion
-from evalsuite.facts import facts_right, facts_right_shuffled
-from evalsuite.results import Baseline, Comparison, Interval, Prediction, Purpose, Row, Speed, Task
+from evalsuite.results import Comparison, Interval, Prediction, Purpose, Row, Speed
+from evalsuite.scorer import Scored, TaskScorer
 from evalsuite.stats import interval_of_mean, paired_difference
-from evalsuite.text import METRICS, lead_3, rouge
 from evalsuite.walk import Visit, noise_of
 
-
-def predictions_of(visit: Visit, examples: Sequence[Example]) -> list[Prediction]:
-    """One per example; empty where the node generated nothing."""
-    found = []
-    for example, document, completion in zip(examples, visit.targets.documents, visit.completions or (), strict=False):
-        text = completion.text.strip()
-        found.append(
-            Prediction(
-                example.id,
-                document,
-                example.references,
-                text,
-                completion.stop,
-                len(completion.ids),
-                rouge(example.references, text)["rougeL"],
-            )
-        )
-    return found
+_MOST_POSITIONS = 2_000
 
 
-def task_of(examples: Sequence[Example], texts: Sequence[str], completions: Sequence[Completion] | None) -> Task:
-    """Scores of one text per example; `completions` is None for texts no model wrote."""
-    scores = [rouge(example.references, text) for example, text in zip(examples, texts, strict=True)]
-    intervals = {metric: interval_of_mean([score[metric] for score in scores]) for metric in METRICS}
-    references = [example.references for example in examples]
-    documents = [example.document for example in examples]
-    right = facts_right(references, documents, texts)
-    return Task(
-        rouge1=intervals["rouge1"],
-        rouge2=intervals["rouge2"],
-        rougeL=intervals["rougeL"],
-        rougeLsum=intervals["rougeLsum"],
-        facts_right=right.share,
-        facts_right_shuffled=facts_right_shuffled(references, documents, texts).share if len(texts) > 1 else None,
-        facts=right.facts,
-        eos_rate=None if completions is None else sum(c.stop == "eos" for c in completions) / len(completions),
-        tokens_mean=None if completions is None else sum(len(c.ids) for c in completions) / len(completions),
+def score_visit(visit: Visit, scorer: TaskScorer) -> Scored:
+    """The summaries of a visit that has some."""
+    assert visit.completions is not None
+    return scorer.score(
+        [completion.text for completion in visit.completions],
+        [completion.stop for completion in visit.completions],
+        [len(completion.ids) for completion in visit.completions],
+        visit.targets.documents,
     )
 
 
-def baselines_of(examples: Sequence[Example]) -> tuple[Baseline, ...]:
-    """What the first three sentences of the document score."""
-    return (Baseline("lead-3", task_of(examples, [lead_3(example.document) for example in examples], None)),)
-
-
-def row_of(
-    visit: Visit,
-    predictions: Sequence[Prediction],
-    found: dict[str, Sequence[Prediction]],
-    examples: Sequence[Example],
-    speed: Speed | None,
-) -> Row:
-    """The row of a visit; `found` holds every row's predictions by label."""
-    node = visit.node
+def row_of(visit: Visit, scored: Mapping[str, Scored], speed: Speed | None) -> Row:
+    """The row of a visit; `scored` holds what was scored of every visit that has summaries, by its key."""
+    node, artifact = visit.node, visit.node.artifact
     comparisons = []
-    if visit.above is not None and node.purpose is not None:
-        between = not visit.above.node.is_row
-        # an adapter on other weights than its own has summaries only where something is compared with them
-        others = (
-            None
-            if visit.above.completions is None
-            else (predictions_of(visit.above, examples) if between else found[visit.above.node.label])
-        )
-        comparisons.append(_comparison(visit, visit, visit.above, node.purpose, predictions, others))
-        if between and visit.above.above is not None:
-            root = visit.above.above
-            comparisons.append(
-                _comparison(visit, visit.above, root, "base_change", predictions, found[root.node.label])
-            )
-    artifact = node.artifact
+    above = visit.above
+    if above is not None and node.purpose is not None:
+        comparisons.append(_comparison(visit, visit, above, node.purpose, scored))
+        if not above.node.is_row and above.above is not None:  # an adapter on other weights than its own
+            comparisons.append(_comparison(visit, above, above.above, "base_change", scored))
     return Row(
         label=node.label,
         role=node.role,
@@ -94,33 +45,34 @@ def row_of(
         quant=node.quant,
         size_bytes=artifact.size_bytes,
         bits_per_weight=node.bits_per_weight,
-        task=task_of(examples, [prediction.prediction for prediction in predictions], visit.completions),
+        task=scored[visit.key].task,
         comparisons=tuple(comparisons),
         speed=speed,
     )
 
 
 def _comparison(
-    ours: Visit,
-    measured: Visit,
-    reference: Visit,
-    purpose: Purpose,
-    predictions: Sequence[Prediction],
-    others: Sequence[Prediction] | None,
+    ours: Visit, measured: Visit, reference: Visit, purpose: Purpose, scored: Mapping[str, Scored]
 ) -> Comparison:
-    interface = ours.interface
+    """Of `measured`'s logits and `ours`' summaries with those of `reference`."""
+    interface = ours.found.interface
     rouge_l: Interval | None = None
     eos: Interval | None = None
     same: float | None = None
-    if others:
+    same_ids: Interval | None = None
+    first: tuple[int, ...] = ()
+    if reference.completions is not None and ours.completions is not None:
+        predictions, others = scored[ours.key].predictions, scored[reference.key].predictions
         rouge_l = paired_difference([p.rouge_l for p in predictions], [p.rouge_l for p in others])
-        eos = paired_difference([float(p.stop == "eos") for p in predictions], [float(p.stop == "eos") for p in others])
+        eos = paired_difference(_ended(predictions), _ended(others))
         same = sum(a.prediction == b.prediction for a, b in zip(predictions, others, strict=True)) / len(predictions)
+        first = tuple(map(_first_divergence, ours.completions, reference.completions))
+        same_ids = interval_of_mean([float(at < 0) for at in first])
     return Comparison(
         purpose=purpose,
         reference_label=reference.node.label,
         reference_digest=reference.node.artifact.digest,
-        distances=measured.distances,
+        distances=measured.found.distances,
         prompts=interface.prompts,
         prompt_ids_differ=interface.prompt_ids_differ,
         prompt_difference=interface.prompt_difference,
@@ -131,7 +83,22 @@ def _comparison(
         rouge_l_difference=rouge_l,
         eos_rate_difference=eos,
         same_text=same,
-        not_finite_tokens=measured.not_finite_tokens,
-        vocabulary=measured.vocabulary,
+        same_ids=same_ids,
+        first_divergence=first[:_MOST_POSITIONS],
+        not_finite_tokens=measured.found.not_finite_tokens,
+        vocabulary=measured.found.vocabulary,
         noise=noise_of(measured) if purpose == "merge_fidelity" else (),
     )
+
+
+def _ended(predictions: Sequence[Prediction]) -> list[float]:
+    return [float(prediction.stop == "eos") for prediction in predictions]
+
+
+def _first_divergence(ours: Completion, theirs: Completion) -> int:
+    """The first token that differs, or where one answer ends before the other; -1 where they are the same."""
+    both = zip(ours.ids, theirs.ids, strict=False)
+    shorter = min(len(ours.ids), len(theirs.ids))
+    at = next((index for index, (a, b) in enumerate(both) if a != b), shorter)
+    same = at == len(ours.ids) == len(theirs.ids) and ours.stop == theirs.stop
+    return -1 if same else at

@@ -82,16 +82,19 @@ def _measure(path: str, prompts: Sequence[Sequence[int]], threads: int) -> Speed
     runtime.generate(prompts[:1], params)
     done = [runtime.generate([prompt], params)[0] for prompt in prompts]
     runtime.close()
-    first = [completion.first_token_ms for completion in done]
+    first, first_p95 = (float(v) for v in np.percentile([completion.first_token_ms for completion in done], [50, 95]))
     rest = [(c.total_ms - c.first_token_ms) / max(1, len(c.ids) - 1) for c in done]
     tokens = sum(len(completion.ids) for completion in done)
+    total_s = sum(completion.total_ms for completion in done) / 1000
     per_token, per_token_p95 = (float(value) for value in np.percentile(rest, [50, 95]))
     return Speed(
         load_s,
-        float(np.median(first)),
+        first,
+        first_p95,
         per_token,
         per_token_p95,
-        tokens / (sum(completion.total_ms for completion in done) / 1000),
+        tokens / total_s,
+        len(done) / total_s,
         _peak_rss_bytes(),
         threads,
         len(done),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contract.example import Example
 from contract.prompt import PromptSpec, shorten
-from contract.runtime import Completion, GenerateParams, Runtime
+from contract.runtime import Completion, Runtime
 from evalsuite.distance import Pair
 from evalsuite.hard_texts import HARD_TEXTS
 
@@ -20,10 +20,22 @@ class Targets:
     documents: tuple[str, ...]  # shortened where they had to be
     shortened: int
     prompts: tuple[tuple[int, ...], ...]  # of the documents, then of HARD_TEXTS
-    pairs: tuple[Pair, ...]  # gold, greedy of document 0, gold, greedy of document 1, … (neighbours share a prompt)
-    stop_ids: frozenset[int]
+    gold: tuple[tuple[int, ...], ...]  # ids of each document's first reference and of what closes it
+    stop_ids: tuple[int, ...]
     bos_id: int | None
     greedy: tuple[Completion, ...]  # the reference's own summaries
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Gold, greedy of document 0, gold, greedy of document 1, …: neighbours share a prompt.
+
+        A greedy target ends with the id that closes the gold one where the reference ended by itself.
+        """
+        pairs: list[Pair] = []
+        for prompt, gold, completion in zip(self.prompts, self.gold, self.greedy, strict=False):
+            closing = gold[-1:] if completion.stop == "eos" else ()
+            pairs += [(prompt, gold), (prompt, (*completion.ids, *closing))]
+        return pairs
 
 
 def encode_all(runtime: Runtime, spec: PromptSpec, documents: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -31,11 +43,20 @@ def encode_all(runtime: Runtime, spec: PromptSpec, documents: Sequence[str]) -> 
     return tuple(tuple(runtime.encode(spec.messages(text))) for text in (*documents, *HARD_TEXTS))
 
 
-def make_targets(runtime: Runtime, spec: PromptSpec, examples: Sequence[Example], max_new_tokens: int) -> Targets:
+Write = Callable[[Sequence[tuple[int, ...]]], tuple[Completion, ...]]
+
+
+def make_targets(
+    runtime: Runtime, spec: PromptSpec, examples: Sequence[Example], max_new_tokens: int, write: Write
+) -> Targets:
     """Shorten, encode, and let the reference write its own summaries.
 
-    Gold targets are the first reference of each example with the token that closes it; greedy ones are what the
-    reference writes, with that same token where it ended by itself.
+    Args:
+        runtime: the reference.
+        spec: the words around a document.
+        examples: what is summarized.
+        max_new_tokens: room that is left for a summary.
+        write: makes the reference's completions from prompt ids.
 
     Raises:
         AssayError: a prompt leaves no room for any of its document.
@@ -52,13 +73,9 @@ def make_targets(runtime: Runtime, spec: PromptSpec, examples: Sequence[Example]
                 ),
             )
         )
-        gold.append(target)
+        gold.append(tuple(target))
     prompts = encode_all(runtime, spec, documents)
-    greedy = runtime.generate(prompts[: len(documents)], GenerateParams(max_new_tokens=max_new_tokens))
-    pairs: list[Pair] = []
-    for prompt, target, completion in zip(prompts[: len(documents)], gold, greedy, strict=True):
-        pairs += [(prompt, target), (prompt, [*completion.ids, *(target[-1:] if completion.stop == "eos" else ())])]
+    greedy = write(prompts[: len(documents)])
     shortened = sum(text != example.document for text, example in zip(documents, examples, strict=True))
-    return Targets(
-        spec, tuple(documents), shortened, prompts, tuple(pairs), runtime.stop_ids, runtime.bos_id, tuple(greedy)
-    )
+    stop_ids = tuple(sorted(runtime.stop_ids))
+    return Targets(spec, tuple(documents), shortened, prompts, tuple(gold), stop_ids, runtime.bos_id, greedy)

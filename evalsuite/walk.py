@@ -1,38 +1,53 @@
-"""Walks a tree of artifacts: loads each once, and encodes, scores and generates with it while it is there."""
+"""Walks a tree of artifacts: loads each at most once, and encodes, scores and generates with it while it is there."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from contract.example import Example
-from contract.prompt import PromptSpec, has_double_bos
+from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
+from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
-from evalsuite.identity import recorded_prompt, stored_dtype
+from evalsuite.identity import base_identity, recorded_prompt, stored_dtype
+from evalsuite.interface import Interface, compare_interface
+from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
+from evalsuite.progress import Progress
 from evalsuite.results import Distance, Noise, TargetSet
 from evalsuite.targets import Targets, encode_all, make_targets
 from runtimes import Dtype, Weights, load_runtime
 
 NOISE_DOCUMENTS = 32
 _MOST_PARALLEL, _PARALLEL_TOKENS = 32, 24_576  # sequences side by side, and about how many tokens that may come to
+_CHUNK = 64  # summaries that are written, and kept, together
 _TARGET_SETS: tuple[TargetSet, ...] = ("gold", "greedy")
 
 
 @dataclass(frozen=True)
-class Interface:
-    """What goes into an artifact and what ends it, against the reference at the root of its tree."""
+class Found:
+    """What is kept of a node, but for its summaries."""
 
-    prompts: int
-    prompt_ids_differ: int
-    prompt_difference: str | None
-    double_bos: int
-    stop_ids_missing: tuple[int, ...]
-    stop_ids_extra: tuple[int, ...]
-    stop_ids_extra_used: int
+    engine: str
+    vocab_size: int
+    prompts: tuple[tuple[int, ...], ...]  # by its own tokenizer and template
+    interface: Interface
+    distances: tuple[Distance, ...]
+    not_finite_tokens: int
+    vocabulary: tuple[int, int] | None
+    starts: tuple[Start, ...]  # of its own summaries, by document; empty: nothing is known of them
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True)
+class _Noises:
+    by_target_set: tuple[Noise, ...]
 
 
 @dataclass
@@ -40,145 +55,286 @@ class Visit:
     """What was found of one node; `noise` is what a merge of it is held against, by dtype."""
 
     node: Node
+    key: str
     above: Visit | None
     targets: Targets
-    engine: str
-    prompts: tuple[tuple[int, ...], ...]  # by its own tokenizer and template
-    interface: Interface
-    distances: tuple[Distance, ...]
-    not_finite_tokens: int
-    vocabulary: tuple[int, int] | None
+    found: Found
     completions: tuple[Completion, ...] | None
     noise: dict[str, tuple[Noise, ...]]
+
+    @property
+    def engine(self) -> str:
+        """What ran it."""
+        return self.found.engine
+
+    @property
+    def prompts(self) -> tuple[tuple[int, ...], ...]:
+        """By its own tokenizer and template: of the documents, then of the hard texts."""
+        return self.found.prompts
+
+
+class _Model:
+    """A runtime that is loaded when it is first asked for."""
+
+    def __init__(self, load: Callable[[], Runtime]) -> None:
+        self._load = load
+        self._runtime: Runtime | None = None
+
+    def __call__(self) -> Runtime:
+        if self._runtime is None:
+            self._runtime = self._load()
+        return self._runtime
+
+    def close(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
 
 
 class Walk:
     """One evaluation's examples and settings, and the visits made so far, in the order they were made."""
 
     def __init__(
-        self, examples: Sequence[Example], spec: PromptSpec | None, max_new_tokens: int, threads: int, scratch: Path
+        self,
+        examples: Sequence[Example],
+        data_sha256: str,
+        spec: PromptSpec | None,
+        max_new_tokens: int,
+        threads: int,
+        cache: Cache,
     ) -> None:
-        self.examples, self.spec, self.threads, self.scratch = examples, spec, threads, scratch
+        self.examples, self.data_sha256, self.spec, self.threads = examples, data_sha256, spec, threads
         self.params = GenerateParams(max_new_tokens=max_new_tokens)
+        self.cache, self.progress = cache, Progress()
         self.visits: list[Visit] = []
         longest_words = max(len(example.document.split()) for example in examples)
         self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + max_new_tokens)))
 
-    def tree(self, root: Node) -> None:
-        """Visit every node below `root`, never with two models in memory."""
-        self._visit(root, None, None)
+    def trees(self, roots: Sequence[Node]) -> None:
+        """Visit every node, never with two models in memory."""
+        for root in roots:
+            self._expect(root, self._root_key(root))
+        for root in roots:
+            self._visit(root, self._root_key(root), None, None)
 
-    def _load(self, node: Node, merge_dtype: str | None = None) -> Runtime:
+    def _root_key(self, root: Node) -> str:
+        return self.cache.key(
+            data=self.data_sha256,
+            prompt=self._spec(root).as_dict(),
+            most=self.params.max_new_tokens,
+            threads=self.threads,
+            node=self._identity(root),
+        )
+
+    def _child_key(self, child: Node, above: str) -> str:
+        prompt = recorded_prompt(child.artifact)
+        return self.cache.key(above=above, node=self._identity(child), prompt=prompt and prompt.as_dict())
+
+    def _identity(self, node: Node) -> list[str | None]:
+        return [node.artifact.digest, node.base_weights, base_identity(node.artifact)]
+
+    def _expect(self, node: Node, key: str) -> None:
+        """Count the work that is not in the cache."""
+        if self.cache.get("node", key, Found) is None:
+            self.progress.expect(2 * len(self.examples))
+        if self._writes(node):
+            chunks = -(-len(self.examples) // _CHUNK)
+            missing = sum(self.cache.get("summaries", f"{key}-{n}", _Chunk) is None for n in range(chunks))
+            self.progress.expect(missing / chunks * len(self.examples) * Progress.WRITE)
+        for child in node.children:
+            self._expect(child, self._child_key(child, key))
+
+    def _load(self, node: Node, merge_dtype: str | None = None, threads: int | None = None) -> Runtime:
         weights: dict[str | None, Weights] = {"w16": "w16", "nf4": "nf4"}
         dtypes: dict[str | None, Dtype] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
         return load_runtime(
             node.artifact,
-            threads=self.threads,
+            threads=threads or self.threads,
             base_weights=weights.get(node.base_weights),
             merge_dtype=dtypes.get(merge_dtype),
             parallel=self.parallel,
         )
 
-    def _visit(self, node: Node, above: Visit | None, reference: LogitsSpool | None) -> None:
+    def _visit(self, node: Node, key: str, above: Visit | None, reference: LogitsSpool | None) -> None:
+        found = self.cache.get("node", key, Found)
         where = f" on {node.base_weights} weights" if node.base_weights else ""
-        print(f"assay eval · {node.label}{where}: scoring …", file=sys.stderr, flush=True)
-        runtime = self._load(node)
+        self.progress.say(f"{node.label}{where}: {'known already' if found else 'scoring …'}")
+        model = _Model(partial(self._load, node))
         try:
-            targets = (
-                above.targets
-                if above
-                else make_targets(runtime, self._spec(node), self.examples, self.params.max_new_tokens)
-            )
-            keep = None
-            if node.children:
-                keep = LogitsSpool(self.scratch / f"{len(self.visits)}.f32", runtime.vocab_size)
-            other = reference is not None and reference.vocab_size != runtime.vocab_size
-            references = [reference] if reference is not None and not other else []
-            scored = score_against(runtime, targets.pairs, references, keep) if references or keep else []
-            by_set = {name: scored[0][index::2] if scored else [] for index, name in enumerate(_TARGET_SETS)}
-            not_finite = sum(document.not_finite for documents in by_set.values() for document in documents)
-            distances = tuple(
-                summarize(name, documents) for name, documents in by_set.items() if documents and not not_finite
-            )
-            prompts = encode_all(runtime, recorded_prompt(node.artifact) or targets.spec, targets.documents)
-            visit = Visit(
-                node,
-                above,
-                targets,
-                runtime.engine,
-                prompts,
-                _interface(runtime, prompts, targets),
-                distances,
-                not_finite,
-                (reference.vocab_size, runtime.vocab_size) if reference is not None and other else None,
-                self._completions(node, runtime, targets, prompts, bool(not_finite), above),
-                {},
-            )
-            self.visits.append(visit)
-            merges = [child for child in node.children if child.purpose == "merge_fidelity"]
-            self_noise = self._self_noise(runtime, targets, keep) if merges and keep else ()
+            targets = above.targets if above else self._targets(node, key, model)
+            keep = self._spool(node, key, targets, found.vocab_size if found else model().vocab_size)
+            scored: list[list[TokenDistances]] = []
+            if found is None or (keep is not None and not keep.complete):
+                other = reference is not None and reference.vocab_size != model().vocab_size
+                references = [reference] if reference is not None and not other else []
+                if references or keep:
+                    step = partial(self.progress.step, node.label)
+                    scored = score_against(model(), targets.pairs, references, keep, step=step)
+            if found is None:
+                found = self._found(node, model(), targets, reference, scored)
+                self.cache.put("node", key, found)
+            completions = self._completions(node, key, model, targets, found, above)
         finally:
-            runtime.close()
-        for dtype in sorted({_dtype(child) for child in merges}):
-            visit.noise[dtype] = self._noise(node, targets, dtype, self_noise)
+            model.close()
+        visit = Visit(node, key, above, targets, found, completions, {})
+        self.visits.append(visit)
+        for dtype in sorted({_dtype(child) for child in _merges(node)}):
+            visit.noise[dtype] = self._noise(visit, dtype, keep)
         for child in node.children:
-            self._visit(child, visit, keep)
-        if keep is not None:
-            keep.remove()
+            self._visit(child, self._child_key(child, key), visit, keep)
+
+    def _targets(self, root: Node, key: str, model: _Model) -> Targets:
+        targets = self.cache.get("targets", key, Targets)
+        if targets is None:
+            write = partial(self._write, root, key, model)
+            targets = make_targets(model(), self._spec(root), self.examples, self.params.max_new_tokens, write)
+            self.cache.put("targets", key, targets)
+        return targets
+
+    def _spool(self, node: Node, key: str, targets: Targets, vocab_size: int) -> LogitsSpool | None:
+        """Where this node's logits are kept, if something below it still has to be held against them."""
+        wanted = any(self.cache.get("node", self._child_key(child, key), Found) is None for child in node.children)
+        wanted |= any(self.cache.get("noise", f"{key}-{_dtype(child)}", _Noises) is None for child in _merges(node))
+        path = self.cache.logits_path(key) if node.children else None
+        if path is None or not wanted:
+            return None
+        return LogitsSpool(path, vocab_size, [len(target) for _, target in targets.pairs])
+
+    def _found(
+        self,
+        node: Node,
+        runtime: Runtime,
+        targets: Targets,
+        reference: LogitsSpool | None,
+        scored: Sequence[Sequence[TokenDistances]],
+    ) -> Found:
+        by_set = {name: scored[0][index::2] if scored else [] for index, name in enumerate(_TARGET_SETS)}
+        not_finite = sum(document.not_finite for documents in by_set.values() for document in documents)
+        distances = tuple(
+            summarize(name, documents) for name, documents in by_set.items() if documents and not not_finite
+        )
+        prompts = encode_all(runtime, recorded_prompt(node.artifact) or targets.spec, targets.documents)
+        other = reference is not None and reference.vocab_size != runtime.vocab_size
+        starts = self._starts(runtime, targets, prompts, by_set["greedy"]) if not not_finite else ()
+        return Found(
+            runtime.engine,
+            runtime.vocab_size,
+            prompts,
+            compare_interface(runtime, prompts, targets),
+            distances,
+            not_finite,
+            (reference.vocab_size, runtime.vocab_size) if reference is not None and other else None,
+            starts,
+        )
+
+    def _starts(
+        self,
+        runtime: Runtime,
+        targets: Targets,
+        prompts: Sequence[tuple[int, ...]],
+        greedy: Sequence[TokenDistances],
+    ) -> tuple[Start, ...]:
+        """How its own summaries begin, where its prompts are those that were scored."""
+        return tuple(
+            start_of(target, document, runtime.stop_ids, self.params.max_new_tokens)
+            if ours == theirs
+            else Start((), None)
+            for ours, theirs, (_, target), document in zip(prompts, targets.prompts, targets.pairs[1::2], greedy)  # noqa: B905 - hard texts have no target
+        )
 
     def _spec(self, root: Node) -> PromptSpec:
         """The recipe's words, or those the tree's artifacts were made for."""
         recorded = (recorded_prompt(node.artifact) for node in root.all)
         return self.spec or next((spec for spec in recorded if spec is not None), PromptSpec())
 
+    def _writes(self, node: Node) -> bool:
+        """Are its summaries wanted? Not of what only stands between, unless something is compared with them."""
+        return node.is_row or any(child.purpose == "quantization" for child in node.children)
+
     def _completions(
-        self,
-        node: Node,
-        runtime: Runtime,
-        targets: Targets,
-        prompts: Sequence[Sequence[int]],
-        broken: bool,
-        above: Visit | None,
+        self, node: Node, key: str, model: _Model, targets: Targets, found: Found, above: Visit | None
     ) -> tuple[Completion, ...] | None:
         """Summaries by its own prompts; of a model whose logits are not finite, nothing."""
         if above is None:
             return targets.greedy
-        if not node.is_row and all(child.purpose != "quantization" for child in node.children):
+        if not self._writes(node):
             return None
-        if broken:
-            return tuple(
-                Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts[: len(self.examples)]
-            )
-        return tuple(runtime.generate(prompts[: len(self.examples)], self.params))
+        prompts = found.prompts[: len(self.examples)]
+        if found.not_finite_tokens:
+            return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts)
+        return self._write(node, key, model, prompts, found.starts)
 
-    def _self_noise(self, runtime: Runtime, targets: Targets, spool: LogitsSpool) -> tuple[float, ...]:
-        """Mean KL per target set of the model against itself, one sequence at a time instead of many."""
-        pairs = targets.pairs[: 2 * NOISE_DOCUMENTS]
-        found = score_against(runtime, pairs, [spool], batch=1)[0]
-        return tuple(mean_kl(found[index::2]) for index in range(2))
+    def _write(
+        self, node: Node, key: str, model: _Model, prompts: Sequence[tuple[int, ...]], starts: Sequence[Start] = ()
+    ) -> tuple[Completion, ...]:
+        """Completions in the order of the prompts, written and kept a chunk at a time, prompts of like length together.
 
-    def _noise(self, node: Node, targets: Targets, dtype: str, self_noise: tuple[float, ...]) -> tuple[Noise, ...]:
-        """What rounding to `dtype` costs: PEFT's own merge in float32 against the same, rounded."""
-        pairs = targets.pairs[: 2 * NOISE_DOCUMENTS]
-        rounding: list[list[TokenDistances]] = [[], []]
-        if dtype != "float32":
-            spool = LogitsSpool(self.scratch / "rounding.f32", 0)
-            for merge_dtype in ("float32", dtype):
-                runtime = self._load(node, merge_dtype)
-                try:
-                    if merge_dtype == "float32":
-                        spool = LogitsSpool(self.scratch / "rounding.f32", runtime.vocab_size)
-                        score_against(runtime, pairs, [], spool)
-                    else:
-                        found = score_against(runtime, pairs, [spool])[0]
-                        rounding = [found[0::2], found[1::2]]
-                finally:
-                    runtime.close()
-            spool.remove()
-        return tuple(
-            Noise(name, len(pairs) // 2, self_noise[index], mean_kl(rounding[index]), dtype)
+        Nothing of it depends on the chunks, but which neighbours a prompt is batched with.
+        """
+        starts = starts or [Start((), None)] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        completions: dict[int, Completion] = {}
+        for number, start in enumerate(range(0, len(order), _CHUNK)):
+            indices = order[start : start + _CHUNK]
+            chunk = self.cache.get("summaries", f"{key}-{number}", _Chunk)
+            if chunk is None:
+                known = [starts[index] for index in indices]
+                chunk = _Chunk(tuple(write(model(), [prompts[index] for index in indices], known, self.params)))
+                self.cache.put("summaries", f"{key}-{number}", chunk)
+                self.progress.step(node.label, len(indices) * Progress.WRITE)
+            completions |= dict(zip(indices, chunk.completions, strict=True))
+        return tuple(completions[index] for index in range(len(prompts)))
+
+    def _noise(self, visit: Visit, dtype: str, spool: LogitsSpool | None) -> tuple[Noise, ...]:
+        """What a merge of this node is held against: the instrument's own noise, and what rounding alone costs.
+
+        Noise: the node against itself, one sequence at a time instead of many, in the opposite order, on another number
+        of threads. Rounding: PEFT's own merge in float32 against the same, rounded to `dtype`.
+        """
+        kept = self.cache.get("noise", f"{visit.key}-{dtype}", _Noises)
+        if kept is not None:
+            return kept.by_target_set
+        assert spool is not None
+        count = 2 * min(NOISE_DOCUMENTS, len(self.examples))
+        self.progress.say(f"{visit.node.label}: measurement noise, and what rounding to {dtype} costs by itself …")
+        backwards = list(range(count))[::-1]
+        pairs = visit.targets.pairs[:count]
+        model = self._load(visit.node, threads=1 if self.threads > 1 else 2)
+        try:
+            [again] = score_against(model, pairs[::-1], [spool], batch=1, documents=backwards)
+        finally:
+            model.close()
+        rounding = self._rounding(visit, dtype, pairs)
+        noise = tuple(
+            Noise(name, count // 2, mean_kl(again[1 - index :: 2]), mean_kl(rounding[index::2]), dtype)
             for index, name in enumerate(_TARGET_SETS)
         )
+        self.cache.put("noise", f"{visit.key}-{dtype}", _Noises(noise))
+        return noise
+
+    def _rounding(
+        self, visit: Visit, dtype: str, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[TokenDistances]:
+        if dtype == "float32":
+            return []
+        path = self.cache.logits_path(f"{visit.key}-rounding")
+        spool = LogitsSpool(path, visit.found.vocab_size, [len(target) for _, target in pairs])
+        try:
+            exact = self._load(visit.node, "float32")
+            try:
+                score_against(exact, pairs, [], spool)
+            finally:
+                exact.close()
+            rounded = self._load(visit.node, dtype)
+            try:
+                return score_against(rounded, pairs, [spool])[0]
+            finally:
+                rounded.close()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _merges(node: Node) -> list[Node]:
+    return [child for child in node.children if child.purpose == "merge_fidelity"]
 
 
 def _dtype(merged: Node) -> str:
@@ -188,30 +344,3 @@ def _dtype(merged: Node) -> str:
 def noise_of(visit: Visit) -> tuple[Noise, ...]:
     """What the merge that this visit was of is held against."""
     return visit.above.noise[_dtype(visit.node)] if visit.above and visit.node.purpose == "merge_fidelity" else ()
-
-
-def _interface(runtime: Runtime, prompts: Sequence[tuple[int, ...]], targets: Targets) -> Interface:
-    both = list(zip(prompts, targets.prompts, strict=True))
-    differ = [index for index, (ours, theirs) in enumerate(both) if ours != theirs]
-    first = None
-    if differ:
-        index = differ[0]
-        ours, theirs = both[index]
-        shorter = min(len(ours), len(theirs))
-        at = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
-        which = f"document {index + 1}" if index < len(targets.documents) else "a built-in hard text"
-        first = (
-            f"{which}, at token {at + 1}: {list(ours[at : at + 4])} instead of {list(theirs[at : at + 4])} "
-            f"({len(ours)} ids, not {len(theirs)})"
-        )
-    extra = runtime.stop_ids - targets.stop_ids
-    bos_ids = {bos for bos in (runtime.bos_id, targets.bos_id) if bos is not None}
-    return Interface(
-        len(prompts),
-        len(differ),
-        first,
-        sum(any(has_double_bos(ids, bos) for bos in bos_ids) for ids in prompts),
-        tuple(sorted(targets.stop_ids - runtime.stop_ids)),
-        tuple(sorted(extra)),
-        sum(token in extra for _, target in targets.pairs for token in target[:-1]),
-    )

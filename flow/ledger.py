@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
+from contract.files import write_whole
 
 _FILE = "stages.json"
 _PREVIOUS = "previous"
@@ -54,9 +54,7 @@ class Ledger:
     def note(self, stage: str, key: str, digest: str) -> None:
         """Remember that a stage is done; written whole or not at all."""
         self._stages[stage] = {"key": key, "digest": digest}
-        partial = self._path.with_suffix(f".partial-{os.getpid()}")
-        partial.write_text(json.dumps(self._stages, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(self._path)
+        write_whole(self._path, json.dumps(self._stages, indent=2, sort_keys=True) + "\n")
 
     def set_aside(self, stage: str) -> Path | None:
         """Move what lies where `stage` will be written into previous/, so that nothing is overwritten."""

@@ -58,8 +58,8 @@ class RunResult:
         """The comparison table and the verdicts, or where the artifacts are."""
         if self.verdicts is None:
             return "\n".join(f"{label:<10}{artifact.path}" for label, artifact in self.artifacts.items())
+        from evalsuite.report.terminal import text_table, verdict_lines
         from evalsuite.results import read_results
-        from evalsuite.table import text_table, verdict_lines
 
         folder = self.run / "eval"
         return "\n".join(

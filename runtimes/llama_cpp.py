@@ -41,7 +41,14 @@ class LlamaCppRuntime:
         self.stop_ids = self._vocab.stop_ids
         own: int = api.llama_model_n_ctx_train(self._model)
         self.context_length = min(context_length or own, own)
-        self._engine = Engine(self._model, threads=threads, kv_f32=kv_dtype == "f32", vocab_size=self.vocab_size)
+        border = self.metadata(f"{self.metadata('general.architecture')}.rope.scaling.original_context_length")
+        self._engine = Engine(
+            self._model,
+            threads=threads,
+            kv_f32=kv_dtype == "f32",
+            vocab_size=self.vocab_size,
+            border=int(border) if border else None,
+        )
 
     def metadata(self, key: str) -> str | None:
         """A value of the file's metadata as text, or None."""
@@ -131,9 +138,10 @@ class LlamaCppRuntime:
             end, longest, size_bytes = start, 0, 0
             while end < len(pairs) and end - start < self._parallel:
                 prompt, target = pairs[end]
+                crossed = self._engine.beyond(longest) != self._engine.beyond(len(prompt) + len(target))
                 longest = max(longest, len(prompt) + len(target))
                 size_bytes += len(target) * self.vocab_size * 4
-                if end > start and (longest * (end + 1 - start) > _CELLS or size_bytes > _WINDOW_BYTES):
+                if end > start and (longest * (end + 1 - start) > _CELLS or size_bytes > _WINDOW_BYTES or crossed):
                     break
                 end += 1
             yield from self._score_window(pairs[start:end])

@@ -57,10 +57,14 @@ def load_model(path: Path) -> Any:
 
 
 class Engine:
-    """A context over a model. Sequences are numbered from 0; positions are given by the caller."""
+    """A context over a model. Sequences are numbered from 0; positions are given by the caller.
 
-    def __init__(self, model: Any, *, threads: int, kv_f32: bool, vocab_size: int) -> None:
-        self._model, self._vocab_size = model, vocab_size
+    `border`: a length beyond which the model turns positions otherwise (LongRoPE), or None. llama.cpp decides by the
+    size of the context, so that one is made anew where the border lies between it and what is needed.
+    """
+
+    def __init__(self, model: Any, *, threads: int, kv_f32: bool, vocab_size: int, border: int | None = None) -> None:
+        self._model, self._vocab_size, self._border = model, vocab_size, border
         self._context: Any = None
         self._length = self._sequences = 0
         self.max_outputs = max(1, min(BATCH_TOKENS, _OUTPUT_BYTES // (vocab_size * 4)))
@@ -87,9 +91,12 @@ class Engine:
             AssayError: there is not enough memory.
         """
         api.llama_log_set(_keep_log, ctypes.c_void_p(0))  # others in the process may have set their own since
-        if self._context is None or sequences > self._sequences or length > self._length:
+        crossed = self.beyond(length) != self.beyond(self._length)
+        if self._context is None or sequences > self._sequences or length > self._length or crossed:
             self.free_context()
             self._sequences, self._length = sequences, -(-length // _LENGTH_STEP) * _LENGTH_STEP
+            if self._border is not None and length <= self._border:
+                self._length = min(self._length, self._border)
             self._params.n_seq_max, self._params.n_ctx = sequences, sequences * self._length
             self._params.n_outputs_max = max(self.max_outputs, sequences)
             context = api.llama_init_from_model(self._model, self._params)
@@ -101,6 +108,10 @@ class Engine:
                 )
             self._context = context
         api.llama_memory_clear(self._memory, True)
+
+    def beyond(self, length: int) -> bool:
+        """Is a text of this length on the far side of the border?"""
+        return self._border is not None and length > self._border
 
     @property
     def _memory(self) -> Any:

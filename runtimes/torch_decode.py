@@ -71,6 +71,7 @@ class _InPlaceLayer(DynamicLayer):
 
     def __init__(self, most: int) -> None:
         super().__init__()
+        self.is_initialized: bool = False
         self._most = most
         self._used = 0
 

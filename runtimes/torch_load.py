@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,9 @@ from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
 from contract.model_folder import read_json, resolve_model
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
+from runtimes.peft_keys import MERGEABLE_TYPES, parse_key
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")  # PEFT saves them whole where they were resized or trained
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -38,18 +42,18 @@ def load_merged(artifact: Artifact, *, base_weights: str | None) -> Loaded:
 
 
 def load_adapter(artifact: Artifact, *, base_weights: str | None, merge_dtype: str | None) -> Loaded:
-    """A base with its LoRA adapter, unmerged; or merged in float32 and rounded through `merge_dtype`.
+    """A base with its adapter, unmerged; or merged in float32 and rounded through `merge_dtype`.
 
     Raises:
         AssayError: another base than the adapter's, keys that do not match, or a merge that is not finite.
     """
     folder = artifact.folder
     config = read_json(folder / "adapter_config.json")
-    if config.get("peft_type") != "LORA":
+    if config.get("peft_type") not in MERGEABLE_TYPES:
         raise AssayError(
-            "only LoRA adapters can be run",
+            "adapters of this type are not run here",
             where=str(folder / "adapter_config.json"),
-            expected='"peft_type": "LORA"',
+            expected=f'"peft_type": {" or ".join(MERGEABLE_TYPES)}',
             got=str(config.get("peft_type")),
         )
     if not (folder / ADAPTER_WEIGHTS).is_file():
@@ -138,18 +142,38 @@ def _load_base(folder: Path) -> Any:
     return model
 
 
+def _embedding_modules(model: Any) -> set[str]:
+    """The names of the input and output embeddings, which PEFT saves whole where they were resized or trained."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {name for name, module in model.named_modules() if module in ends}
+
+
 def _resize(model: Any, weights: Path) -> None:
     """As many rows as the adapter saved, where it brings embeddings of its own. Rows nobody trained are not made up."""
     from safetensors import safe_open
 
+    modules = _embedding_modules(model)
     with safe_open(weights, "pt") as file:
+        parsed = {key: parse_key(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
         rows = {
-            file.get_slice(key).get_shape()[0]
-            for key in file.keys()  # noqa: SIM118 - it is no dict
-            if key.endswith(_EMBEDDINGS)
+            found.module: file.get_slice(key).get_shape()[0]
+            for key, found in parsed.items()
+            if found.part == "weight" and found.module in modules
         }
-    if rows and rows != {model.get_input_embeddings().weight.shape[0]}:
-        model.resize_token_embeddings(max(rows), mean_resizing=False)
+    own = model.get_input_embeddings().weight.shape[0]
+    brought = set(rows.values())
+    if not brought or brought == {own}:
+        return
+    tied = model.config.tie_word_embeddings
+    if len(brought) > 1 or (not tied and set(rows) != modules):
+        raise AssayError(
+            "the adapter brings only one of the two resized embeddings",
+            where=str(weights),
+            expected=listed(sorted(modules)),
+            got=listed(f"{name}: {count} rows" for name, count in sorted(rows.items())),
+            hint="save the other one too (modules_to_save)",
+        )
+    model.resize_token_embeddings(max(brought), mean_resizing=False)
 
 
 def _put_on(model: Any, folder: Path) -> Any:
@@ -158,13 +182,13 @@ def _put_on(model: Any, folder: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     where = str(folder / ADAPTER_WEIGHTS)
-    own = set(model.state_dict())
+    embeddings = _embedding_modules(model)
     try:
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
-            found = set(file.keys())
-        with warnings.catch_warnings():
+        with _as_peft_writes_it(folder) as written, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PEFT warns of keys that do not match; below they are errors
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
+            with safe_open(written / ADAPTER_WEIGHTS, "pt") as file:
+                found = set(file.keys())
+            adapted = PeftModel.from_pretrained(model, written, is_trainable=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise AssayError(
             "the adapter cannot be put on this base",
@@ -172,7 +196,10 @@ def _put_on(model: Any, folder: Path) -> Any:
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
         ) from None
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    whole = {key for key in found if key.endswith(_EMBEDDINGS) and key.removeprefix("base_model.model.") in own}
+    parsed = {key: parse_key(key) for key in found - wanted}
+    kept = ["weight", "original"]  # of resized embeddings; a tied head's token rows are written beside the embeddings'
+    kept += ["trainable_tokens_delta"] if model.config.tie_word_embeddings else []
+    whole = {key for key, one in parsed.items() if one.module in embeddings and one.part in kept}
     problems = [f"{key}: the model has no such place" for key in sorted(found - wanted - whole)]
     problems += [f"{key}: missing from the file" for key in sorted(wanted - found)]
     if problems:
@@ -183,6 +210,25 @@ def _put_on(model: Any, folder: Path) -> Any:
             hint="is it the right base, and the adapter unchanged?",
         )
     return adapted
+
+
+@contextmanager
+def _as_peft_writes_it(folder: Path) -> Iterator[Path]:
+    """The adapter's folder; where its keys are not as PEFT writes them, a temporary one in which they are."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        keys = set(file.keys())
+        names = {key: parse_key(key).canonical for key in keys}
+        if all(key == name for key, name in names.items()):
+            yield folder
+            return
+        tensors = {name: file.get_tensor(key) for key, name in names.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copyfile(folder / "adapter_config.json", Path(scratch) / "adapter_config.json")
+        save_file(tensors, Path(scratch) / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        yield Path(scratch)
 
 
 def _merged(adapted: Any, folder: Path, dtype: torch.dtype) -> Any:
@@ -204,7 +250,7 @@ def _merged(adapted: Any, folder: Path, dtype: torch.dtype) -> Any:
 def context_of(folder: Path) -> int:
     """The context a model folder was made for, in tokens."""
     config = read_json(folder / "config.json")
-    length = config.get("max_position_embeddings")
+    length = config.get("max_position_embeddings", config.get("n_positions"))
     if not isinstance(length, int):
         raise AssayError(
             "the config does not say how long the context is",

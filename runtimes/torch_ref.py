@@ -44,7 +44,8 @@ class TorchRuntime:
             else load_merged(artifact, base_weights=base_weights)
         )
         self._model, self._parallel = loaded.model, parallel
-        self._model.set_attn_implementation(ATTENTION)
+        capped = getattr(self._model.config, "attn_logit_softcapping", None) is not None
+        self._model.set_attn_implementation("eager" if capped else ATTENTION)  # only eager attention applies the cap
         self._tokenizer = _tokenizer(loaded)
         self._tokenize = hf_tokenize(self._tokenizer)
         self._anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]

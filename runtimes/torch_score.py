@@ -6,6 +6,7 @@ ends, and a mask keeps it from seeing the other targets, so that every target st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,11 @@ def score_window(model: Any, window: Sequence[Pair], parallel: int) -> list[np.n
     Returns:
         Per pair float32 [len(target), vocab_size]; row i predicts target[i].
     """
-    rows = _rows(window, plain_causal(model.config))
+    border = _rope_border(model.config)
+    beyond = max(len(prompt) + len(target) for prompt, target in window) > border
+    rows = _rows(window, plain_causal(model.config) and not beyond)
+    if max(len(row.ids) for row in rows) > border:
+        parallel = 1
     found: dict[int, np.ndarray] = {}
     batch: list[_Row] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
@@ -55,6 +60,13 @@ def score_window(model: Any, window: Sequence[Pair], parallel: int) -> list[np.n
         batch.append(row)
     found |= _score(model, batch)
     return [found[index] for index in range(len(window))]
+
+
+def _rope_border(config: Any) -> float:
+    """LongRoPE turns the positions of a whole batch otherwise as soon as one of them reaches this length."""
+    rope = getattr(config, "rope_scaling", None) or {}
+    longrope = rope.get("rope_type", rope.get("type")) == "longrope"
+    return float(config.original_max_position_embeddings) if longrope else math.inf
 
 
 def _rows(window: Sequence[Pair], may_share: bool) -> list[_Row]:

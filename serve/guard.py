@@ -5,12 +5,9 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
-
-from contract.errors import AssayError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,27 +15,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/healthz",)  # answered without a key, so that a container's health check needs none
-
-
-def read_api_key(path: Path) -> bytes:
-    """The key: the file's first line without surrounding white space.
-
-    Raises:
-        AssayError: the file cannot be read, is empty, or holds more than one line.
-    """
-    try:
-        lines = path.read_bytes().split()
-    except OSError as error:
-        raise AssayError("the API key file cannot be read", where=str(path), got=error.strerror) from None
-    if len(lines) != 1:
-        raise AssayError(
-            "the API key file must hold one key",
-            where=str(path),
-            expected="one word",
-            got="nothing" if not lines else f"{len(lines)} words",
-            hint="python -c 'import secrets; print(secrets.token_urlsafe())' > FILE",
-        )
-    return lines[0]
 
 
 class Guard:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from contract.api_key import read_api_key
 from contract.artifact import Artifact
 from contract.artifact_prompt import prompt_of
 from runtimes import load_runtime
-from serve.guard import read_api_key
 from serve.once import max_new_tokens_of
 from serve.server import Served, create_app, open_socket, run
 from serve.worker import Worker

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.said import lines
 from tests.tiny import make_adapter, make_llama
 
 
@@ -23,3 +24,9 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
     """A plain PEFT adapter with non-zero deltas for `llama_folder`. Do not write into it."""
     return make_adapter(tmp_path_factory.mktemp("adapters") / "adapter", llama_folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured, not only that they passed."""
+    for line in lines():
+        terminalreporter.write_line(line)

@@ -5,11 +5,52 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact
 from contract.example import Example
 from contract.prompt import PromptSpec
+from tests.tiny import make_adapter, make_llama
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A base, an adapter trained on it as NF4, what was merged onto those very weights, and its GGUFs."""
+
+    base: Path
+    artifacts: dict[str, Artifact]  # "adapter", "merged", "f16", "q8_0", "q4_k_m"
+    other_merged: Path  # another adapter on the same base
+
+    @cached_property
+    def base_tensors(self) -> dict[str, Any]:
+        """The weights the adapter was trained on, as the merged model without any delta would store them."""
+        from export.adapted import open_adapted
+
+        weights = open_adapted(self.artifacts["adapter"], base_weights="nf4").weights
+        return {name: weights.unmerged(name) for name in weights.names()}
+
+
+def make_chain(tmp: Path, seed: int) -> Chain:
+    """Made by the real rooms from random weights of that seed."""
+    from export.merge import merge_adapter
+    from export.to_gguf import export_gguf
+
+    base = make_llama(tmp / "base", seed=seed)
+    adapter, other = (
+        make_adapter_artifact(tmp / f"adapter-{at}", base, make_adapter(tmp / f"peft-{at}", base, seed=seed + at))
+        for at in (1000, 2000)
+    )
+    merged = merge_adapter(adapter, tmp / "merged", base_weights="nf4")
+    other_merged = merge_adapter(other, tmp / "other", base_weights="nf4")
+    quants = ["f16", "q8_0", "q4_k_m"]
+    made = export_gguf(merged, tmp / "gguf", quants=quants)  # type: ignore[arg-type]
+    return Chain(
+        base, {"adapter": adapter, "merged": merged, **dict(zip(quants, made, strict=True))}, other_merged.path
+    )
+
 
 NAMES = ("Mara", "Olin", "Kesto", "Tarvo", "Sela", "Brin")
 

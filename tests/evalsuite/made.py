@@ -46,8 +46,10 @@ def distance(target_set: Any = "gold", kl: float = 0.01, half: float = 0.001, **
         "kl": interval(kl, half),
         "kl_se": half / 2,
         "kl_median": kl / 2,
+        "kl_p90": kl * 2,
         "kl_p95": kl * 3,
         "kl_p99": kl * 6,
+        "kl_p999": kl * 10,
         "kl_max": kl * 20,
         "top1": interval(0.97, 0.005),
         "top1_se": 0.002,
@@ -55,6 +57,9 @@ def distance(target_set: Any = "gold", kl: float = 0.01, half: float = 0.001, **
         "perplexity": 3.06,
         "perplexity_reference": 3.0,
         "perplexity_ratio": interval(1.02, 0.005),
+        "log_perplexity_ratio": 0.0198,
+        "log_perplexity_ratio_se": 0.002,
+        "log_perplexity_covariance": 0.0001,
         "kl_histogram": Histogram((-9.0, -6.0, -3.0, 0.0), (10, 990, 2000)),
         "kl_by_document": (kl,) * 100,
         "kl_by_position": (kl, kl, kl / 2),
@@ -79,6 +84,8 @@ def comparison(purpose: Any = "quantization", reference: str = "merged", **chang
         "rouge_l_difference": interval(-0.2, 0.4),
         "eos_rate_difference": interval(0.0),
         "same_text": 0.7,
+        "same_ids": interval(0.7, 0.1),
+        "first_divergence": (-1,) * 70 + (5,) * 30,
     }
     return Comparison(**{**values, **changes})
 
@@ -99,7 +106,7 @@ def row(label: str, *comparisons: Comparison, **changes: Any) -> Row:
         "bits_per_weight": 5.1 if kind == "gguf" else None,
         "task": task(),
         "comparisons": comparisons,
-        "speed": Speed(0.4, 12.0, 2.0, 2.5, 450.0, 90_000_000, 2, 6, 240, 48),
+        "speed": Speed(0.4, 12.0, 14.0, 2.0, 2.5, 450.0, 9.0, 90_000_000, 2, 6, 240, 48),
     }
     return Row(**{**values, **changes})
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from contract.verdict import Reason
-from evalsuite.plots import draw_plots
-from evalsuite.report import write_report
-from evalsuite.report_words import answers, figure, size, task_warnings
+from evalsuite.report.examples import examples_shown, read_all
+from evalsuite.report.html import write_report
+from evalsuite.report.word_diff import word_diff
+from evalsuite.report.words import answers, figure, size, task_warnings
 from evalsuite.results import Comparison, Results, read_predictions, write_predictions
-from evalsuite.word_diff import word_diff
 from tests.evalsuite.made_results import LABELS, N, around, make_predictions, make_results, make_verdicts
 
 VOID = {"meta", "br", "img", "source"}
@@ -42,6 +41,11 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
+    @property
+    def outside(self) -> list[str]:
+        """Addresses of anything but the images inside the page."""
+        return [address for address in self.addresses if not address.startswith("data:image/svg+xml;base64,")]
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
@@ -64,7 +68,8 @@ def html(predictions: Path) -> str:
 def test_it_is_one_file_with_nothing_from_outside(html: str) -> None:
     page = Page(html)
     assert page.addresses
-    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert set(page.outside) <= {"#glossary"}
+    assert 'id="glossary"' in html
     assert "script" not in page.tags
     assert not re.search(r"url\(|@import|https?://", html)
 
@@ -96,7 +101,7 @@ def test_what_users_wrote_is_escaped(predictions: Path, tmp_path: Path) -> None:
     write_report(hostile, make_verdicts(), folder, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "script" not in page.tags
-    assert all(address.startswith("data:image/svg+xml") for address in page.addresses)
+    assert set(page.outside) <= {"#glossary"}
     assert evil in page.text
 
 
@@ -123,6 +128,41 @@ def test_poor_summaries_are_called_poor(predictions: Path, tmp_path: Path) -> No
     assert "ROUGE-L of adapter is 13.0, which is not above lead-3 (15.1)" in text
     assert "Only 9% of the references' names and numbers are right" in text
     assert not task_warnings(make_results())
+
+
+def test_failures_are_counted_and_shown_with_the_fault_marked(html: str) -> None:
+    text = Page(html).text
+    assert "What went wrong" in text
+    assert "ran into the token limit instead of ending; 19 more like it" in text
+    assert "wrong language" not in text  # nobody did
+    assert "move the bus <mark>the bus the bus</mark>" in html  # loops
+    assert "the bus the bus the <mark>bus</mark>" in html  # never stopped
+
+
+def test_tables_scroll_in_a_box_of_their_own(html: str) -> None:
+    tables = re.findall(r"<table[^>]*>", html)
+    assert len(tables) > 5
+    assert len(re.findall(r'<div class="scroll"[^>]*><table', html)) == len(tables)
+
+
+def test_signatures_stand_with_the_figures(html: str) -> None:
+    assert "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.5.1" in Page(html).text
+
+
+def test_artifacts_that_wrote_the_same_are_named_together(predictions: Path) -> None:
+    results = make_results()
+    shown = examples_shown(results, read_all(results, predictions))
+    assert [told.labels for told in shown[0].told] == [
+        ("base",),
+        ("adapter", "merged", "f16"),
+        ("q8_0",),
+        ("q4_k_m",),
+    ]
+    assert [(span.text, span.kind) for span in shown[0].told[3].spans if span.kind != "same"] == [
+        (" asks", "missing"),
+        (" tells", "added"),
+    ]
+    assert all(span.kind == "same" for told in shown[0].told[:2] for span in told.spans)
 
 
 def shorts(results: Results, verdicts: Any) -> list[str]:
@@ -178,29 +218,6 @@ def test_it_can_be_written_of_very_little(tmp_path: Path) -> None:
     text = Page(out.read_text(encoding="utf-8")).text
     assert "Nothing was required to pass" in text
     assert "Nothing was judged" in text
-
-
-def test_plots_are_deterministic_svg_for_both_themes() -> None:
-    first, again = draw_plots(make_results()), draw_plots(make_results())
-    assert first == again
-    assert [plot.title for plot in first] == [
-        "Quality against size",
-        "How far each artifact is from its reference",
-        "Latency",
-        "Where in the summary artifacts drift",
-    ]
-    for plot in first:
-        assert ElementTree.fromstring(plot.light).tag.endswith("svg")
-        assert plot.light != plot.dark
-        assert all(label in plot.alt for label in ("merged", "q4_k_m"))
-
-
-def test_plots_take_a_distance_of_zero() -> None:
-    good = make_results()
-    row = good.rows[3]
-    distances = tuple(replace(d, kl=around(0.0, 0.0), kl_by_position=(0.0,) * 60) for d in row.comparisons[0].distances)
-    still = replace(row, comparisons=(replace(row.comparisons[0], distances=distances),))
-    assert len(draw_plots(replace(good, rows=(still,)))) == 4
 
 
 def test_words_that_differ_are_told_apart() -> None:

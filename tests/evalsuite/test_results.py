@@ -33,7 +33,7 @@ def test_not_a_number_is_not_written(tmp_path: Path) -> None:
 
 
 def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
-    rows = [Prediction("a", "Ödön: hi\nB", ("one", "two"), "said 'hi'\n…", "eos", 5, 12.5)]
+    rows = [Prediction("a", "Ödön: hi\nB", ("one", "two"), "said 'hi'\n…", "eos", 5, {"rougeL": 12.5}, ("cut_off",))]
     write_predictions(tmp_path / "q4_k_m.jsonl", rows)
     assert read_predictions(tmp_path / "q4_k_m.jsonl") == rows
     (tmp_path / "bad.jsonl").write_text('{"id": "a"}\n')

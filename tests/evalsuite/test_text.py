@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from contract.errors import AssayError
-from evalsuite.facts import facts, facts_right, facts_right_shuffled
-from evalsuite.text import METRICS, lead_3, rouge, sentences, words
+from evalsuite.metrics.facts import facts, facts_right, facts_right_shuffled
+from evalsuite.metrics.text import METRICS, lead_3, rouge, rouge_mean, sentences, words
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,47 @@ def test_on_ascii_text_rouge_is_rouge_scores_own() -> None:
     assert rouge([reference], prediction) == {name: 100 * theirs[name].fmeasure for name in METRICS}
 
 
+ASCII_TEXT = """the meetings are moving, moved; Moves RUNNING flies die dying happily nationally conditional 3.50
+    room_527 it's John's U.S. e-mail AND x y2k 9:30 -- (a) "quoted" 100% agreement agreed being cats ponies ties
+    generously university universe skis skies bus buses
+    """
+
+
+@pytest.mark.parametrize("stemming", [True, False])
+def test_on_many_ascii_texts_too(stemming: bool) -> None:
+    random = Random(5)
+    texts = [
+        "".join(f"{word} " for word in random.choices(ASCII_TEXT.split(" "), k=k)) for k in (0, 1, 2, 3, *range(5, 60))
+    ]
+    theirs = RougeScorer(list(METRICS), use_stemmer=stemming)
+    differ = 0
+    for _ in range(300):
+        reference, prediction = random.choice(texts), random.choice(texts)
+        lines = ["\n".join(sentences(text)) for text in (reference, prediction)]
+        expected = {name: 100 * score.fmeasure for name, score in theirs.score(*lines).items()}
+        assert rouge([reference], prediction, stemming=stemming) == expected
+        differ += rouge([reference], prediction, stemming=not stemming) != expected
+    assert differ > 100  # the switch does something
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Anna nói với Tom rằng cô sẽ không đến bữa tiệc. Tàu của cô bị trễ và cô rất mệt.",
+        "बैठक कल सुबह दस बजे होगी। सभी को आना चाहिए।",
+        "会议推迟到星期五下午三点。王老师会通知大家。",
+        "การประชุมเลื่อนเป็นวันศุกร์ บ่ายสามโมง ทุกคนต้องมา",
+        "会議は金曜日に延期されました。カレンダーを更新してください！",
+        "اجتمع الفريق يوم الجمعة. سيبدأ العمل غدا؟",
+        "회의는 금요일로 연기되었습니다. 모두 참석하세요.",
+    ],
+)
+@pytest.mark.parametrize("stemming", [True, False])
+def test_any_script_against_itself_is_100(text: str, stemming: bool) -> None:
+    assert rouge([text], text, stemming=stemming) == pytest.approx(dict.fromkeys(METRICS, 100.0))
+    assert 0 < rouge([text], f"{text} xyz", stemming=stemming)["rouge1"] < 100
+
+
 def test_sentences_matter_for_lsum_only() -> None:
     reference, prediction = "Alpha beta gamma. Delta eps zeta.", "Delta eps zeta. Alpha beta gamma."
     scores = rouge([reference], prediction)
@@ -54,6 +97,16 @@ def test_the_best_reference_counts_for_each_metric() -> None:
     assert both["rouge1"] == max(rouge([r], "x y d")["rouge1"] for r in ("a b c d", "x y z"))
     with pytest.raises(AssayError, match="without a reference"):
         rouge([], "x")
+
+
+def test_the_mean_over_references() -> None:
+    references = ["a b c d", "x y z", "q"]
+    each = [rouge([reference], "x y d") for reference in references]
+    mean = rouge_mean(references, "x y d")
+    assert mean == pytest.approx({metric: sum(scores[metric] for scores in each) / 3 for metric in METRICS})
+    assert mean["rouge1"] < rouge(references, "x y d")["rouge1"]
+    with pytest.raises(AssayError, match="without a reference"):
+        rouge_mean([], "x")
 
 
 def test_lead_3_of_a_dialogue() -> None:

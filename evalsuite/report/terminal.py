@@ -5,17 +5,25 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 
 from contract.verdict import Verdict
 from evalsuite.gate import proven
-from evalsuite.results import Comparison, Distance, Results, Row, Task
+from evalsuite.metrics.buckets import BUCKETS
+from evalsuite.results import Comparison, Distance, Interval, Results, Row, Task
 
+# what metrics.csv takes of a distance; the rest is made of many figures and stays in metrics.json
+_DISTANCE_FIELDS = tuple(
+    field.name
+    for field in fields(Distance)
+    if field.name not in ("target_set", "kl_histogram", "kl_by_document", "kl_by_position", "count_by_position")
+)
 _MARKS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 
 
 def main_comparison(row: Row) -> Comparison | None:
     """The comparison an artifact's distances in the table are from: what it was made from, else what it was held to."""
-    order = ("quantization", "merge_fidelity", "training", "base_change")
+    order = ("quantization", "merge_fidelity", "training", "base_change", "serving")
     return min(row.comparisons, key=lambda comparison: order.index(comparison.purpose), default=None)
 
 
@@ -35,6 +43,7 @@ def text_table(results: Results) -> str:
         "R-2",
         "R-L",
         "R-Lsum",
+        "chrF",
         "facts",
         "EOS",
         "against",
@@ -42,8 +51,9 @@ def text_table(results: Results) -> str:
         "KL greedy",
         "top-1",
         "ppl",
-        "first ms",
-        "ms/token",
+        "same",
+        "1st ms",
+        "ms/tok",
         "peak MB",
     ]
     lines = [header]
@@ -53,25 +63,26 @@ def text_table(results: Results) -> str:
         lines.append(
             [
                 row.label,
-                f"{row.size_bytes / 1e6:.1f}",
+                f"{row.size_bytes / 1e6:.1f}" if row.size_bytes else "",
                 _number(row.bits_per_weight, ".2f"),
                 *_task_cells(row.task),
                 comparison.reference_label if comparison else "",
                 _number(gold.kl.mean if gold else None, ".2g"),
                 _number(greedy.kl.mean if greedy else None, ".2g"),
-                _number(100 * gold.top1.mean if gold else None, ".1f", "%"),
+                _number(100 * gold.top1.mean if gold else None, ".2f", "%"),
                 _number(gold.perplexity if gold else None, ".3g"),
+                _number(100 * comparison.same_ids.mean if comparison and comparison.same_ids else None, ".0f", "%"),
                 _number(speed.first_token_ms if speed else None, ".0f"),
                 _number(speed.per_token_ms if speed else None, ".2f"),
                 _number(speed.peak_rss_bytes / 1e6 if speed else None, ".0f"),
             ]
         )
     for baseline in results.baselines:
-        lines.append([baseline.label, "", "", *_task_cells(baseline.task), *[""] * 8])
+        lines.append([baseline.label, "", "", *_task_cells(baseline.task), *[""] * 9])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     aligned = [
         "  ".join(
-            cell.ljust(width) if column in (0, 9) else cell.rjust(width)
+            cell.ljust(width) if header[column] in ("artifact", "against") else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -84,7 +95,8 @@ def text_table(results: Results) -> str:
             *aligned,
             "",
             f"{data.documents} documents{shortened}. KL: mean nats per token from the model "
-            "named under against; top-1 and ppl on the gold summaries.",
+            "named under against; top-1 and ppl on the gold summaries;",
+            "same: summaries equal to that model's, token for token. Median times: first token, each further token.",
         ]
     )
 
@@ -92,6 +104,7 @@ def text_table(results: Results) -> str:
 def _task_cells(task: Task) -> list[str]:
     return [
         *(f"{interval.mean:.1f}" for interval in (task.rouge1, task.rouge2, task.rougeL, task.rougeLsum)),
+        _number(task.corpus.get("chrf"), ".1f"),
         _number(None if task.facts_right is None else 100 * task.facts_right, ".0f", "%"),
         _number(None if task.eos_rate is None else 100 * task.eos_rate, ".0f", "%"),
     ]
@@ -133,28 +146,17 @@ def csv_table(results: Results, verdicts: Sequence[Verdict]) -> str:
             "engine": row.engine,
             "quant": row.quant,
             "verdict": outcomes.get(row.label),
-            "size_bytes": row.size_bytes,
+            "size_bytes": row.size_bytes or None,
             "bits_per_weight": row.bits_per_weight,
             **_task_columns(row.task),
+            **{f"bucket_{bucket}": row.task.buckets.get(bucket, 0) for bucket in BUCKETS},
         }
         comparison = main_comparison(row)
         if comparison is not None:
-            line |= {
-                "compared_with": comparison.reference_label,
-                "purpose": comparison.purpose,
-                "prompt_ids_differ": comparison.prompt_ids_differ,
-            }
-            for distance in comparison.distances:
-                line |= _distance_columns(distance)
+            line |= _comparison_columns(comparison)
         if row.speed is not None:
-            line |= {
-                "load_s": row.speed.load_s,
-                "first_token_ms": row.speed.first_token_ms,
-                "per_token_ms": row.speed.per_token_ms,
-                "per_token_ms_p95": row.speed.per_token_ms_p95,
-                "tokens_per_s": row.speed.tokens_per_s,
-                "peak_rss_bytes": row.speed.peak_rss_bytes,
-            }
+            speed = asdict(row.speed)
+            line |= {"speed_documents": speed.pop("documents"), **speed}
         lines.append(line)
     lines += [
         {"label": baseline.label, "kind": "baseline", **_task_columns(baseline.task)} for baseline in results.baselines
@@ -167,34 +169,50 @@ def csv_table(results: Results, verdicts: Sequence[Verdict]) -> str:
     return out.getvalue()
 
 
+def _interval_columns(name: str, interval: Interval | None) -> dict[str, object]:
+    return {} if interval is None else {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
 def _task_columns(task: Task) -> dict[str, object]:
-    columns: dict[str, object] = {}
+    columns: dict[str, object] = {"documents": task.rougeL.n}
     for name, interval in (
         ("rouge1", task.rouge1),
         ("rouge2", task.rouge2),
         ("rougeL", task.rougeL),
         ("rougeLsum", task.rougeLsum),
+        *task.scores.items(),
     ):
-        columns |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        columns |= _interval_columns(name, interval)
     return {
         **columns,
+        **task.corpus,
         "facts_right": task.facts_right,
         "facts_right_shuffled": task.facts_right_shuffled,
+        "facts": task.facts,
         "eos_rate": task.eos_rate,
         "tokens_mean": task.tokens_mean,
     }
 
 
-def _distance_columns(distance: Distance) -> dict[str, object]:
-    name = distance.target_set
-    return {
-        f"kl_mean_{name}": distance.kl.mean,
-        f"kl_mean_{name}_low": distance.kl.low,
-        f"kl_mean_{name}_high": distance.kl.high,
-        f"kl_p99_{name}": distance.kl_p99,
-        f"kl_max_{name}": distance.kl_max,
-        f"top1_{name}": distance.top1.mean,
-        f"perplexity_{name}": distance.perplexity,
-        f"perplexity_ratio_{name}": distance.perplexity_ratio.mean,
-        f"tokens_{name}": distance.tokens,
+def _comparison_columns(comparison: Comparison) -> dict[str, object]:
+    columns: dict[str, object] = {
+        "compared_with": comparison.reference_label,
+        "purpose": comparison.purpose,
+        "prompt_ids_differ": comparison.prompt_ids_differ,
+        "same_text": comparison.same_text,
+        **_interval_columns("same_ids", comparison.same_ids),
+        **_interval_columns("rouge_l_difference", comparison.rouge_l_difference),
+        **_interval_columns("eos_rate_difference", comparison.eos_rate_difference),
     }
+    for distance in comparison.distances:
+        columns |= _distance_columns(distance)
+    return columns
+
+
+def _distance_columns(distance: Distance) -> dict[str, object]:
+    columns: dict[str, object] = {}
+    for name in _DISTANCE_FIELDS:
+        value = getattr(distance, name)
+        column = f"{'kl_mean' if name == 'kl' else name}_{distance.target_set}"
+        columns |= _interval_columns(column, value) if isinstance(value, Interval) else {column: value}
+    return columns

@@ -25,9 +25,10 @@ class Answer:
 
 
 def answers(results: Results, verdicts: Sequence[Verdict]) -> list[Answer]:
-    """The three questions of an evaluation."""
+    """The three questions of an evaluation, and a fourth where an endpoint was asked."""
     by_digest = {verdict.label: verdict for verdict in verdicts}
-    return [_training(results), _merging(results, by_digest), _shipping(results, by_digest)]
+    served = [_serving(row, by_digest.get(row.label)) for row in results.rows if row.kind == "endpoint"]
+    return [_training(results), _merging(results, by_digest), _shipping(results, by_digest), *served]
 
 
 def figure(value: float) -> str:
@@ -44,6 +45,11 @@ def size(size_bytes: int) -> str:
         if size_bytes >= scale:
             return f"{size_bytes / scale:.3g} {unit}"
     return f"{size_bytes / 1e3:.3g} kB"
+
+
+def bucket_name(bucket: str) -> str:
+    """A failure bucket's name as people write it: "cut off"."""
+    return bucket.replace("_", " ")
 
 
 def trained_pair(results: Results) -> tuple[Row, Row, Interval | None] | None:
@@ -214,6 +220,44 @@ def _shipping(results: Results, verdicts: dict[str, Verdict]) -> Answer:
         return Answer(question, ", ".join(fit), "pass" if len(fit) == len(outcomes) else "inconclusive", tuple(lines))
     outcome = worst(outcomes)
     return Answer(question, "Nothing" if outcome == "fail" else "It cannot be told", outcome, tuple(lines))
+
+
+def _serving(row: Row, verdict: Verdict | None) -> Answer:
+    question = "Is what is served what was proven?"
+    lines = [f"{row.name} at {row.path} ({row.engine}), asked for the same summaries."]
+    for comparison in _comparisons(row, "serving"):
+        lines += _serving_figures(comparison)
+    if verdict is None:
+        return Answer(question, "Not judged", "none", tuple(lines))
+    said = {"pass": "Yes", "fail": "No", "inconclusive": "It cannot be told"}[verdict.outcome]
+    return Answer(question, said, verdict.outcome, tuple(lines))
+
+
+def _serving_figures(comparison: Comparison) -> Iterator[str]:
+    served, other = comparison.served, comparison.reference_label
+    if served is None:
+        return
+    parted = (
+        f"; the others part at word {served.divergence_words + 1:.0f}" if served.divergence_words is not None else ""
+    )
+    yield f"Texts equal to those of {other}, character for character: {served.same_text.mean:.1%}{parted}."
+    if served.digest not in (None, comparison.reference_digest):
+        yield f"It says it serves another digest than that of {other}: another file, or the same under another name."
+    if served.text_difference:
+        yield f"For example {served.text_difference}."
+    if served.same_stop is not None:
+        yield f"Stopped for the same reason: {served.same_stop.mean:.1%}."
+    told = comparison.prompts - served.counts_unreported
+    if not told:
+        yield "How long the prompts were was not reported."
+    else:
+        more = f" ({comparison.prompt_difference})" if comparison.prompt_difference else ""
+        yield f"Prompts with another token count: {comparison.prompt_ids_differ} of {told}{more}."
+        yield f"Documents cut before the model saw them: {served.truncation or 'none'}."
+    if served.control_text_tokens:
+        yield "Text that looks like control tokens becomes control tokens: a document can end its own turn."
+    if served.completion_tokens_differ:
+        yield f"{served.completion_tokens_differ} equal texts took another number of tokens: something was left out."
 
 
 def _shipping_figures(row: Row, results: Results) -> Iterator[str]:

@@ -1,17 +1,19 @@
 """ROUGE on the 0-100 scale, with our own sentence split and Unicode words, and the lead-3 baseline.
 
-ROUGE comes from the rouge_score package (stemmer on, F1). Two things are ours: rouge_score drops every letter outside
-a-z, so words are found by Unicode category instead (on ASCII text both agree to the last digit), and rougeLsum needs
-sentences on lines of their own, which it otherwise never gets. With several references the best one counts, for each
-metric by itself.
+ROUGE comes from the rouge_score package (F1, Porter's stemmer unless told otherwise). Two things are ours: rouge_score
+drops every letter outside a-z, so words are found by Unicode category instead (on ASCII text both agree to the last
+digit), and rougeLsum needs sentences on lines of their own, which it otherwise never gets. With several references the
+best one counts, for each metric by itself; `rouge_mean` takes their mean.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from contract.errors import AssayError
@@ -85,43 +87,81 @@ def _is_word_by_itself(character: str) -> bool:
     return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff" or character >= "\U00020000"
 
 
-class _Stemmed:
-    """The tokenizer rouge_score asks for: Unicode words, Porter's stem for those of more than three letters."""
-
-    def __init__(self) -> None:
+@lru_cache(maxsize=1)
+def _stem_rules() -> Callable[[str], str]:
+    try:
         from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+    except ImportError:
+        raise _no_packages("nltk") from None
+    rules: Callable[[str], str] = PorterStemmer().stem
+    return rules
 
-        self._stem = lru_cache(maxsize=1 << 16)(PorterStemmer().stem)
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """The stem of a lower-case English word (Porter 1980, in NLTK's default variant, which rouge_score uses)."""
+    return _stem_rules()(word)
+
+
+def rouge_words(text: str, *, stemming: bool = True) -> list[str]:
+    """What ROUGE counts: `words`, and with `stemming` the stem of the ASCII ones of more than three letters."""
+    return [stem(word) if stemming and len(word) > 3 and word.isascii() else word for word in words(text)]
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """In the form that rouge_score asks for."""
+
+    stemming: bool
 
     def tokenize(self, text: str) -> list[str]:
-        return [self._stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)]
+        return rouge_words(text, stemming=self.stemming)
 
 
-@lru_cache(maxsize=1)
-def _scorer() -> RougeScorer:
+@lru_cache(maxsize=2)
+def _scorer(stemming: bool) -> RougeScorer:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise AssayError("scoring needs rouge_score", hint="in Assay's checkout: pip install -e '.[eval]'") from None
-    return RougeScorer(list(METRICS), tokenizer=_Stemmed())
+        raise _no_packages("rouge_score") from None
+    return RougeScorer(list(METRICS), tokenizer=_Tokenizer(stemming))
 
 
-def rouge(references: Sequence[str], prediction: str) -> dict[str, float]:
+def _no_packages(name: str) -> AssayError:
+    return AssayError(f"scoring needs {name}", hint="in Assay's checkout: pip install -e '.[eval]'")
+
+
+def rouge(references: Sequence[str], prediction: str, *, stemming: bool = True) -> dict[str, float]:
     """F1 x 100 per metric of METRICS; over several references the maximum, per metric.
 
     Raises:
         AssayError: there is no reference.
     """
+    return _over_references(max, references, prediction, stemming)
+
+
+def rouge_mean(references: Sequence[str], prediction: str, *, stemming: bool = True) -> dict[str, float]:
+    """As `rouge`, but over several references the mean: how well all of them are met, not the nearest.
+
+    Raises:
+        AssayError: there is no reference.
+    """
+    return _over_references(fmean, references, prediction, stemming)
+
+
+def _over_references(
+    combine: Callable[[list[float]], float], references: Sequence[str], prediction: str, stemming: bool
+) -> dict[str, float]:
     if not references:
         raise AssayError("an example without a reference cannot be scored")
-    found = [_rouge(reference, prediction) for reference in references]
-    return {metric: max(scores[index] for scores in found) for index, metric in enumerate(METRICS)}
+    found = [_rouge(reference, prediction, stemming) for reference in references]
+    return {metric: combine([scores[index] for scores in found]) for index, metric in enumerate(METRICS)}
 
 
 @lru_cache(maxsize=1 << 14)
-def _rouge(reference: str, prediction: str) -> tuple[float, ...]:
+def _rouge(reference: str, prediction: str, stemming: bool) -> tuple[float, ...]:
     """In the order of METRICS. Cached: rows, differences and several artifacts ask for the same."""
-    scores = _scorer().score("\n".join(sentences(reference)), "\n".join(sentences(prediction)))
+    scores = _scorer(stemming).score("\n".join(sentences(reference)), "\n".join(sentences(prediction)))
     return tuple(100 * scores[metric].fmeasure for metric in METRICS)
 
 

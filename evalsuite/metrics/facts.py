@@ -13,10 +13,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalsuite.text import sentences
+from evalsuite.metrics.text import sentences
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _FUNCTION_WORD_LIST = """
     i a an the this that these those he she it we you they him her his hers its our ours your yours their theirs
     them us me my mine who whom whose which what when where why how if then than so as at by for from in into of off
@@ -41,14 +41,20 @@ class FactShare:
 
 
 def _word_list(text: str) -> list[str]:
-    return [re.sub(r"['’]s$", "", word) for word in _WORD.findall(text)]
+    return [without_possessive(word) for word in WORD.findall(text)]
+
+
+def without_possessive(word: str) -> str:
+    """ "Olin's" -> "Olin"."""
+    return re.sub(r"['’]s$", "", word)
 
 
 def _numbers(text: str) -> set[str]:
     return {re.sub(r",(?=\d{3}(?!\d))", "", number) for number in _NUMBER.findall(text)}
 
 
-def _is_function_word(word: str) -> bool:
+def is_function_word(word: str) -> bool:
+    """Whether its part before an apostrophe is one of English's ("it's", "We")."""
     return re.split(r"['’]", word)[0].lower() in _FUNCTION_WORDS
 
 
@@ -60,7 +66,7 @@ def facts(reference: str, document: str) -> set[str]:
     found = _numbers(reference)
     for words in lists:
         for index, word in enumerate(words):
-            if not word[0].isupper() or _is_function_word(word):
+            if not word[0].isupper() or is_function_word(word):
                 continue
             if index > 0 or (word in seen and word.lower() not in seen):
                 found.add(word)

@@ -1,0 +1,74 @@
+"""What an evaluation has found so far, kept under everything it depends on: nothing is measured twice.
+
+Beside the evaluation lies cache/: KIND-KEY.json for what was found, KEY.f32 for logits that others are held against. A
+key is a digest of all that goes into a figure, so an entry is never out of date, only unused. An interrupted evaluation
+goes on from here, and one more artifact costs only its own scoring. The folder may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from contract.artifact import tool_versions
+from contract.errors import AssayError
+from contract.files import write_whole
+from evalsuite.results import RESULTS_SCHEMA, from_json
+
+CACHE_FOLDER = "cache"
+KEEP_LOGITS_BYTES = 1_000_000_000  # logits over this are not kept once an evaluation is complete
+_SCHEMA = 1
+_ENGINES = ("torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "assay")
+
+Entry = TypeVar("Entry")
+
+
+class Cache:
+    """Entries of one evaluation folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._used: set[str] = set()
+        self._common = {"schema": [_SCHEMA, RESULTS_SCHEMA], "versions": tool_versions(*_ENGINES)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AssayError("the output folder cannot be made here", where=str(folder), got=str(error)) from None
+
+    def key(self, **parts: Any) -> str:
+        """The digest of what a figure depends on; versions of the engines are part of it."""
+        text = json.dumps({**self._common, **parts}, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def get(self, kind: str, key: str, wanted: type[Entry]) -> Entry | None:
+        """The entry, or None where there is none that can be read."""
+        path = self._folder / f"{kind}-{key}.json"
+        self._used.add(path.name)
+        try:
+            found: Entry = from_json(wanted, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found
+
+    def put(self, kind: str, key: str, entry: Any) -> None:
+        """Keep a dataclass of plain values; whole or not at all."""
+        path = self._folder / f"{kind}-{key}.json"
+        self._used.add(path.name)
+        write_whole(path, json.dumps(asdict(entry), ensure_ascii=True))
+
+    def logits_path(self, key: str) -> Path:
+        """Where the logits of that key are spooled."""
+        path = self._folder / f"{key}.f32"
+        self._used.add(path.name)
+        return path
+
+    def tidy(self) -> None:
+        """After a complete evaluation: drop what it did not use, and the logits if they are large."""
+        logits = [path for path in self._folder.glob("*.f32") if path.name in self._used]
+        keep_logits = sum(path.stat().st_size for path in logits) <= KEEP_LOGITS_BYTES
+        for path in self._folder.iterdir():
+            if path.name not in self._used or (path.suffix == ".f32" and not keep_logits):
+                path.unlink()

@@ -1,0 +1,1 @@
+"""What an evaluation found, for people: terminal, HTML, PDF, plots, CSV."""

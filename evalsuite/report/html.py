@@ -1,0 +1,47 @@
+"""The report: one HTML file that says what was found, and needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from contract.files import write_whole
+from contract.verdict import Verdict
+from evalsuite.report.content import content
+from evalsuite.report.glossary import GLOSSARY
+from evalsuite.report.plots import draw_plots
+from evalsuite.report.words import bucket_name, size
+from evalsuite.results import Results
+
+
+def write_report(results: Results, verdicts: Sequence[Verdict], predictions_folder: Path, out_path: Path) -> None:
+    """Write report.html: verdicts, answers, tables, plots, failures, summaries side by side, environment and lineage.
+
+    Args:
+        results: what was measured.
+        verdicts: what the gate made of it.
+        predictions_folder: holds LABEL.jsonl for the rows; a row without one has no summaries shown.
+        out_path: the file; replaced whole.
+
+    Raises:
+        AssayError: a predictions file is damaged.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=size, data_uri=_data_uri, bucket_name=bucket_name)
+    html = environment.get_template("report.html.jinja").render(
+        **vars(content(results, verdicts, predictions_folder)), plots=draw_plots(results), glossary=GLOSSARY
+    )
+    write_whole(out_path, html, errors="replace")  # a lone surrogate in user text has no UTF-8 form
+
+
+def _data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

@@ -1,0 +1,1 @@
+"""What a URL serves, held against the local artifact it claims to be."""

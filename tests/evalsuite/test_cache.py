@@ -1,0 +1,134 @@
+"""Nothing is measured twice: what was found is found again, an interrupted evaluation goes on, a change is seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+import evalsuite.scorer
+import evalsuite.walk
+from contract.artifact import Artifact, open_artifact
+from contract.errors import AssayError
+from contract.recipe import Recipe
+from evalsuite.cache import Cache
+from evalsuite.evaluate import evaluate
+from evalsuite.results import Interval, read_results
+from runtimes import load_runtime
+from tests.evalsuite.chain import Chain, examples, make_chain
+
+RECIPE = Recipe.model_validate({"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 6}})
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return make_chain(tmp_path_factory.mktemp("cache"), 3)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which models are loaded, by kind or quantization, in order."""
+    seen: list[str] = []
+
+    def load(artifact: Artifact, **settings: object) -> object:
+        seen.append(str(artifact.details.get("quant", artifact.kind)))
+        return load_runtime(artifact, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evalsuite.walk, "load_runtime", load)
+    monkeypatch.setattr(evalsuite.scorer, "bertscore_available", lambda: False)
+    return seen
+
+
+def run(chain: Chain, out: Path, *names: str, most: int = 6, count: int = 4) -> None:
+    recipe = RECIPE.model_copy(update={"generate": RECIPE.generate.model_copy(update={"max_new_tokens": most})})
+    artifacts = [chain.artifacts[name] for name in names]
+    evaluate(artifacts, examples(count), out, recipe=recipe, threads=1, speed=False)
+
+
+def test_one_more_artifact_costs_only_its_own_scoring(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    run(chain, tmp_path / "eval", "merged", "f16")
+    first = read_results(tmp_path / "eval")
+    assert loads == ["adapter", "adapter", "adapter", "adapter", "merged", "f16"]  # three for noise and rounding
+    loads.clear()
+    run(chain, tmp_path / "eval", "merged", "f16", "q8_0")
+    assert loads == ["q8_0"]
+    second = read_results(tmp_path / "eval")
+    assert [row.label for row in second.rows] == ["adapter", "merged", "f16", "q8_0"]
+    assert asdict(second.row("f16")) == asdict(first.row("f16"))
+    loads.clear()
+    run(chain, tmp_path / "eval", "merged", "f16", "q8_0")
+    assert loads == []
+
+
+def test_an_interrupted_evaluation_goes_on(
+    chain: Chain, tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evalsuite.walk.load_runtime
+
+    def dies_at_q8_0(artifact: Artifact, **settings: object) -> object:
+        if artifact.details.get("quant") == "q8_0":
+            raise KeyboardInterrupt
+        return whole(artifact, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evalsuite.walk, "load_runtime", dies_at_q8_0)
+    with pytest.raises(KeyboardInterrupt):
+        run(chain, tmp_path / "eval", "merged", "f16", "q8_0")
+    assert not (tmp_path / "eval" / "metrics.json").exists()
+    loads.clear()
+    monkeypatch.setattr(evalsuite.walk, "load_runtime", whole)
+    run(chain, tmp_path / "eval", "merged", "f16", "q8_0")
+    assert loads == ["q8_0"]
+    run(chain, tmp_path / "again", "merged", "f16", "q8_0")
+    resumed, at_once = read_results(tmp_path / "eval"), read_results(tmp_path / "again")
+    assert asdict(resumed.row("q8_0")) == asdict(at_once.row("q8_0"))
+
+
+def test_other_settings_or_documents_are_measured_anew(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    run(chain, tmp_path / "eval", "f16")
+    loads.clear()
+    run(chain, tmp_path / "eval", "f16", most=5)
+    assert loads.count("f16") == 1
+    loads.clear()
+    run(chain, tmp_path / "eval", "f16", most=5, count=5)
+    assert loads.count("f16") == 1
+
+
+def test_entries_that_cannot_be_read_are_made_again(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    run(chain, tmp_path / "eval", "f16")
+    before = read_results(tmp_path / "eval")
+    for path in (tmp_path / "eval" / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:-9] if path.suffix == ".json" else b"")
+    loads.clear()
+    run(chain, tmp_path / "eval", "f16")
+    assert "f16" in loads
+    assert asdict(read_results(tmp_path / "eval").row("f16")) == asdict(before.row("f16"))
+
+
+def test_a_folder_with_nothing_but_a_cache_may_be_written_to(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    (tmp_path / "eval" / "cache").mkdir(parents=True)
+    run(chain, tmp_path / "eval", "f16")
+    assert (tmp_path / "eval" / "metrics.json").is_file()
+
+
+def test_what_is_not_used_is_dropped_and_large_logits_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Cache(tmp_path / "cache")
+    old.put("node", "unused", Interval(1.0, 0.0, 2.0, 3))
+    cache = Cache(tmp_path / "cache")
+    cache.put("node", "used", Interval(1.0, 0.0, 2.0, 3))
+    cache.logits_path("used").write_bytes(b"1234")
+    cache.tidy()
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"node-used.json", "used.f32"}
+    assert Cache(tmp_path / "cache").get("node", "used", Interval) == Interval(1.0, 0.0, 2.0, 3)
+    monkeypatch.setattr("evalsuite.cache.KEEP_LOGITS_BYTES", 3)
+    cache.tidy()
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"node-used.json"}
+
+
+def test_an_evaluation_where_a_file_is(tmp_path: Path, chain: Chain) -> None:
+    (tmp_path / "eval").write_text("mine")
+    with pytest.raises(AssayError, match="is a file"):
+        evaluate([open_artifact(chain.artifacts["f16"].path)], examples(1), tmp_path / "eval", speed=False)
+    assert (tmp_path / "eval").read_text() == "mine"

@@ -1,0 +1,83 @@
+"""What scoring shows of an artifact's own summaries is what it writes when it is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.artifact import open_artifact
+from contract.prompt import PromptSpec
+from contract.runtime import GenerateParams, Runtime
+from evalsuite.distance import TokenDistances, token_distances
+from evalsuite.own_words import Start, start_of, write
+from export.to_gguf import export_gguf
+from runtimes import load_runtime
+from tests.evalsuite.chain import examples
+from tests.tiny import make_llama
+
+
+def along(tops: list[int]) -> TokenDistances:
+    logits = np.zeros((len(tops), 16), np.float32)
+    logits[np.arange(len(tops)), tops] = 1
+    return token_distances(logits, logits, tops)
+
+
+@pytest.mark.parametrize(
+    ("target", "tops", "most", "start"),
+    [
+        ([5, 6, 7, 1], [5, 6, 7, 1], 9, Start((5, 6, 7), "eos")),
+        ([5, 6, 7, 1], [5, 9, 7, 1], 9, Start((5, 9), None)),
+        ([5, 6, 7, 1], [8, 6, 7, 1], 9, Start((8,), None)),
+        ([5, 6, 7, 1], [5, 1, 7, 1], 9, Start((5,), "eos")),
+        ([5, 6, 7, 1], [5, 6, 7, 9], 9, Start((5, 6, 7, 9), None)),
+        ([5, 6, 7], [5, 6, 7], 3, Start((5, 6, 7), "length")),
+        ([5, 6, 7], [5, 6, 9], 3, Start((5, 6, 9), "length")),
+        ([], [], 3, Start((), None)),
+    ],
+)
+def test_the_start_ends_where_the_two_part(target: list[int], tops: list[int], most: int, start: Start) -> None:
+    assert start_of(target, along(tops), frozenset({1}), most) == start
+
+
+@pytest.fixture(scope="module")
+def runtimes(tmp_path_factory: pytest.TempPathFactory) -> list[Runtime]:
+    """A random folder, which is the reference, and its Q4_K_M, which soon goes its own way."""
+    tmp = tmp_path_factory.mktemp("own")
+    folder = open_artifact(make_llama(tmp / "llama", seed=5))
+    made = export_gguf(folder, tmp / "gguf", quants=["f16", "q4_k_m"])
+    return [load_runtime(artifact, threads=1, parallel=8) for artifact in (folder, *made)]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_known_and_what_is_asked_for_make_the_whole_summary(runtimes: list[Runtime], which: int) -> None:
+    reference, runtime = runtimes[0], runtimes[which]
+    params = GenerateParams(max_new_tokens=20)
+    prompts = [reference.encode(PromptSpec().messages(example.document)) for example in examples(12)]
+    targets = []
+    for completion in reference.generate(prompts, params):
+        targets.append([*completion.ids, *([1] if completion.stop == "eos" else [])])
+    scored = [
+        token_distances(logits, logits, target)
+        for logits, target in zip(runtime.score(list(zip(prompts, targets, strict=True))), targets, strict=True)
+    ]
+    starts = [start_of(t, s, runtime.stop_ids, 20) for t, s in zip(targets, scored, strict=True)]
+    found = write(runtime, prompts, starts, params)
+    plain = runtime.generate(prompts, params)
+    for ours, theirs in zip(found, plain, strict=True):
+        assert (ours.ids, ours.text, ours.stop, ours.prompt_tokens) == (
+            theirs.ids,
+            theirs.text,
+            theirs.stop,
+            theirs.prompt_tokens,
+        )
+    complete = sum(start.stop is not None for start in starts)
+    assert complete == len(starts) if which == 0 else complete < len(starts) if which == 2 else True
+
+
+def test_nothing_known_is_plain_generation(tmp_path: Path, runtimes: list[Runtime]) -> None:
+    prompts = [runtimes[0].encode(PromptSpec().messages(example.document)) for example in examples(3)]
+    params = GenerateParams(max_new_tokens=7)
+    found = write(runtimes[0], prompts, [Start((), None)] * 3, params)
+    assert [c.ids for c in found] == [c.ids for c in runtimes[0].generate(prompts, params)]
