@@ -17,6 +17,8 @@ HARD_TEXTS = (
     "👍 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ❤️",
     "zero\u200bwidth non\u00a0breaking thin\u2009space soft\u00adhyphen",
     CONTROL_TEXT,
+    "one\r\ntwo\r\n\r\n\tthree\rfour",
+    "\u200fשלום\u200e abc \u202bעולם 123\u202c مرحبا 456",
     'def f(x):\n    return {"a": [1, 2, 3]}  # comment\n\n\tif x != y && z || !w:',
     "https://example.org/a_b?c=d&e=%20f#g user@example.org C:\\temp\\new.txt",
     "ALLCAPS camelCaseWord snake_case_word kebab-case-word CamelCaseXMLParser2",

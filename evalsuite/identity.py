@@ -14,6 +14,7 @@ from contract.model_folder import read_json, resolve_model
 from contract.prompt import PromptSpec
 
 _STORED_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8}
+_MOST_ADDED_TOKENS = 200
 _DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # general.file_type of a .gguf (LLAMA_FTYPE in llama.h)
 _FILE_TYPES = {
@@ -127,3 +128,15 @@ def base_identity(artifact: Artifact) -> str | None:
     base = resolve_model(str(config.get("base_model_name_or_path")), config.get("revision"))
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in base.iterdir())
     return repr(files)
+
+
+def added_tokens(artifact: Artifact) -> str | None:
+    """A text of all tokens that were added to the artifact's vocabulary, special or not; None where it has none.
+
+    An added token that an export lost is spelled in pieces there, and a special one must stay harmless in user text.
+    """
+    path = artifact.folder / "tokenizer.json"
+    if artifact.kind == "gguf" or not path.is_file():
+        return None
+    contents = [str(token.get("content", "")) for token in read_json(path).get("added_tokens") or []]
+    return " ".join(contents[:_MOST_ADDED_TOKENS]) or None

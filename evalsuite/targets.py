@@ -19,7 +19,8 @@ class Targets:
     spec: PromptSpec
     documents: tuple[str, ...]  # shortened where they had to be
     shortened: int
-    prompts: tuple[tuple[int, ...], ...]  # of the documents, then of HARD_TEXTS
+    hard_texts: tuple[str, ...]  # the built-in ones, then one of all added tokens where the reference has some
+    prompts: tuple[tuple[int, ...], ...]  # of the documents, then of the hard texts
     gold: tuple[tuple[int, ...], ...]  # ids of each document's first reference and of what closes it
     stop_ids: tuple[int, ...]
     bos_id: int | None
@@ -38,16 +39,21 @@ class Targets:
         return pairs
 
 
-def encode_all(runtime: Runtime, spec: PromptSpec, documents: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Prompt ids of the documents, then of the built-in hard texts."""
-    return tuple(tuple(runtime.encode(spec.messages(text))) for text in (*documents, *HARD_TEXTS))
+def encode_all(runtime: Runtime, spec: PromptSpec, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Prompt ids, one per text."""
+    return tuple(tuple(runtime.encode(spec.messages(text))) for text in texts)
 
 
 Write = Callable[[Sequence[tuple[int, ...]]], tuple[Completion, ...]]
 
 
 def make_targets(
-    runtime: Runtime, spec: PromptSpec, examples: Sequence[Example], max_new_tokens: int, write: Write
+    runtime: Runtime,
+    spec: PromptSpec,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    write: Write,
+    added_tokens: str | None = None,
 ) -> Targets:
     """Shorten, encode, and let the reference write its own summaries.
 
@@ -57,6 +63,7 @@ def make_targets(
         examples: what is summarized.
         max_new_tokens: room that is left for a summary.
         write: makes the reference's completions from prompt ids.
+        added_tokens: one more hard text, of the tokens that were added to the reference's vocabulary.
 
     Raises:
         AssayError: a prompt leaves no room for any of its document.
@@ -74,8 +81,11 @@ def make_targets(
             )
         )
         gold.append(tuple(target))
-    prompts = encode_all(runtime, spec, documents)
+    hard_texts = (*HARD_TEXTS, *([added_tokens] if added_tokens else []))
+    prompts = encode_all(runtime, spec, [*documents, *hard_texts])
     greedy = write(prompts[: len(documents)])
     shortened = sum(text != example.document for text, example in zip(documents, examples, strict=True))
     stop_ids = tuple(sorted(runtime.stop_ids))
-    return Targets(spec, tuple(documents), shortened, prompts, tuple(gold), stop_ids, runtime.bos_id, greedy)
+    return Targets(
+        spec, tuple(documents), shortened, hard_texts, prompts, tuple(gold), stop_ids, runtime.bos_id, greedy
+    )

@@ -11,7 +11,7 @@ from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
-from evalsuite.identity import base_identity, recorded_prompt, stored_dtype
+from evalsuite.identity import added_tokens, base_identity, recorded_prompt, stored_dtype
 from evalsuite.interface import Interface, compare_interface
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
@@ -186,7 +186,14 @@ class Walk:
         targets = self.cache.get("targets", key, Targets)
         if targets is None:
             write = partial(self._write, root, key, model)
-            targets = make_targets(model(), self._spec(root), self.examples, self.params.max_new_tokens, write)
+            targets = make_targets(
+                model(),
+                self._spec(root),
+                self.examples,
+                self.params.max_new_tokens,
+                write,
+                added_tokens(root.artifact),
+            )
             self.cache.put("targets", key, targets)
         return targets
 
@@ -212,7 +219,8 @@ class Walk:
         distances = tuple(
             summarize(name, documents) for name, documents in by_set.items() if documents and not not_finite
         )
-        prompts = encode_all(runtime, recorded_prompt(node.artifact) or targets.spec, targets.documents)
+        texts = (*targets.documents, *targets.hard_texts)
+        prompts = encode_all(runtime, recorded_prompt(node.artifact) or targets.spec, texts)
         other = reference is not None and reference.vocab_size != runtime.vocab_size
         starts = self._starts(runtime, targets, prompts, by_set["greedy"]) if not not_finite else ()
         return Found(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from contract.artifact import Artifact
 from contract.errors import AssayError, listed
+from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.identity import recorded_prompt
 from evalsuite.results import Comparison, Prediction, Row, Served, Stop
 from evalsuite.scorer import Scored, TaskScorer
@@ -82,7 +83,12 @@ def score_endpoint(
         [answer.completion_tokens for answer in told],
         documents,
     )
-    local = Local(visit.node.label, artifact.digest, [len(ids) for ids in visit.prompts], summaries)
+    local = Local(
+        visit.node.label,
+        artifact.digest,
+        [len(ids) for ids in visit.prompts[: len(visit.targets.documents) + len(HARD_TEXTS)]],
+        summaries,
+    )
     row = Row(
         label="served" if local.label != "served" else "served-2",
         role="candidate",

@@ -26,11 +26,11 @@ class Chain:
 
     @cached_property
     def base_tensors(self) -> dict[str, Any]:
-        """The weights the adapter was trained on, as the merged model without any delta would store them."""
-        from export.adapted import open_adapted
+        """The float32 weights the adapter was trained on, under the merged model's names."""
+        from runtimes.torch_load import load_adapter
 
-        weights = open_adapted(self.artifacts["adapter"], base_weights="nf4").weights
-        return {name: weights.unmerged(name) for name in weights.names()}
+        state = load_adapter(self.artifacts["adapter"], base_weights="nf4", merge_dtype=None).model.state_dict()
+        return {name.replace(".base_layer", ""): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
 def make_chain(tmp: Path, seed: int) -> Chain:
