@@ -14,7 +14,7 @@ COMMANDS = {
     "run": ("flow.cli", "From a recipe to a proven GGUF; skips what is there and valid."),
     "data": ("trainer.cli", "Validate and split the examples; print what was found."),
     "train": ("trainer.cli", "Fine-tune an adapter."),
-    "merge": ("export.cli", "Merge an adapter into its base, clean, and prove it by reloading."),
+    "merge": ("flow.merge_cli", "Merge an adapter into its base, clean, and prove it by reloading."),
     "export": ("export.cli", "Write a model as GGUF."),
     "eval": ("evalsuite.cli", "Score artifacts against each other; write metrics, verdict and report."),
     "gate": ("evalsuite.cli", "Say yes or no to an evaluation: exit 0 or 1."),

@@ -24,6 +24,7 @@ MEASURED_FOLDER = "measured"
 _UNDIGESTED_FILES = (MANIFEST_FILE, "verdict.json")
 # Files that can change what a model does; others (a licence, a picture) may lie in a folder unlisted.
 _MODEL_SUFFIXES = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".json", ".model", ".jinja", ".txt", ".bin")
+_HASHED_AT_ONCE = 8 << 20  # bytes; small pieces would wait for the interpreter's lock while another thread imports
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,11 @@ class Artifact:
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_HASHED_AT_ONCE))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def digest_of(files: Iterable[FileRecord]) -> str:

@@ -12,7 +12,9 @@ from contract.errors import AssayError
 from contract.prompt import PromptSpec
 
 GGUF_PROMPT_KEY = "assay.prompt"
-# The tokenizer puts a space before text that has none; llama.cpp puts one before any.
+# What a tokenizer does that llama.cpp has no key for: it composes characters (Unicode NFC) first; it puts a space
+# before text that has none, where llama.cpp puts one before any.
+GGUF_COMPOSES_KEY = "assay.tokenizer.composes"
 GGUF_SPARED_SPACE_KEY = "assay.tokenizer.spares_leading_space"
 
 # GGUF value types and their sizes in bytes (ggml's docs/gguf.md); strings and arrays carry their length

@@ -159,10 +159,10 @@ class MergePart(_Part):
     """Adapter and base into one model."""
 
     dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="Stored dtype; merged in float32.")
-    base: Literal["W16", "NF4"] = Field(
+    base: Literal["W16", "NF4", "auto"] = Field(
         "W16",
-        description="Weights to merge onto: the 16-bit base, or the base as the "
-        "adapter saw it in training (NF4, dequantized).",
+        description="Weights to merge onto: the 16-bit base; the base as the adapter saw it in training (NF4, "
+        "dequantized); or whichever of the two is measured to be nearer to the adapter, on validation documents.",
     )
 
 

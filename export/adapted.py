@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,79 +12,135 @@ from typing import TYPE_CHECKING, Any, Literal
 from contract.artifact import Artifact, Parent, open_artifact
 from contract.errors import AssayError, listed
 from contract.model_folder import read_json, resolve_model
-from export.lora import CONFIG_FILE, LoraAdapter, adapter_config, open_lora
-from export.weights import FLOAT_DTYPES, FolderWeights
+from export.peft_adapter import PeftAdapter, open_adapter
+from export.peft_changes import Apply, Change, TokenRows
+from export.peft_config import CONFIG_FILE, read_adapter_config
+from export.skeleton import Skeleton, skeleton_of
+from export.weights import BLOCK_VALUES, FLOAT_DTYPES, FolderWeights
 
 if TYPE_CHECKING:
     import torch
 
 BaseWeights = Literal["w16", "nf4"]
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_DECODER_LINEAR = re.compile(r".*\.layers\.\d+\..*\.weight")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a weight."""
+
+    start: int  # the first row's number
+    before: torch.Tensor  # as the base, or a replacement, has them
+    merged: torch.Tensor  # in float32; the same object where nothing changes them
 
 
 @dataclass(frozen=True)
 class AdaptedWeights:
     """Merged weights in float32; what the adapter does not touch comes through as the base has it."""
 
-    base: FolderWeights
-    lora: LoraAdapter
-    base_tied: bool  # the base uses its input embeddings as output embeddings
+    base: FolderWeights  # under the model's names
+    adapter: PeftAdapter
+    skeleton: Skeleton  # of the base
     nf4: dict[str, Any] | None  # double_quant and block_size where the base is put through NF4 first
+
+    @property
+    def rows(self) -> int:
+        """Rows of the input embeddings."""
+        return self.shape(self.skeleton.embedding)[0]
 
     @cached_property
     def tied(self) -> bool:
         """Are input and output embeddings still one after merging?"""
         import torch
 
-        touched = {EMBEDDING, HEAD} & (set(self.lora.pairs) | set(self.lora.replaced))
-        return self.base_tied and (not touched or torch.equal(self.read(EMBEDDING), self.read(HEAD)))
+        ends = self.skeleton.embedding, self.skeleton.head
+        if not self.skeleton.tied or not any(self.is_changed(name) for name in ends):
+            return self.skeleton.tied
+        if self.shape(ends[0]) != self.shape(ends[1]):
+            return False
+        pairs = zip(*(self.blocks(name) for name in ends), strict=True)
+        return all(torch.equal(*(block.merged.float() for block in pair)) for pair in pairs)
 
     def names(self) -> list[str]:
         """All names; a tied head is not stored."""
-        names = set(self.base.names()) - {HEAD}
-        return sorted(names if self.tied else names | {HEAD})
+        names = set(self.base.names()) - {self.skeleton.head}
+        return sorted(names if self.tied else names | {self.skeleton.head})
 
-    def _place(self, name: str) -> str:
+    def place(self, name: str) -> str:
         """Where the base keeps a weight: a tied head with the embeddings."""
-        return EMBEDDING if name == HEAD and self.base_tied else name
+        return self.skeleton.embedding if name == self.skeleton.head and self.skeleton.tied else name
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape after merging; embeddings may have been resized by the adapter."""
         key = self._replacement(name)
-        return self.base.shape(self._place(name)) if key is None else self.lora.weights.shape(self.lora.replaced[key])
+        return self.base.shape(self.place(name)) if key is None else self.adapter.weights.shape(key)
 
     def dtype(self, name: str) -> str:
         """Everything is merged in float32."""
         return "F32"
 
     def _replacement(self, name: str) -> str | None:
-        """The weight whose replacement stands for `name`: its own, or the resized embeddings of a tied head."""
-        if name in self.lora.replaced:
-            return name
-        resized = name == HEAD and self.base_tied and EMBEDDING in self.lora.replaced
-        return EMBEDDING if resized and EMBEDDING not in self.lora.saved_modules else None
+        """The key of what replaces `name`: its own, or the resized embeddings' where a tied head follows them."""
+        if name in self.adapter.replaced:
+            return self.adapter.replaced[name]
+        place = self.place(name)
+        return self.adapter.replaced.get(place) if place not in self.adapter.saved else None
 
-    def unmerged(self, name: str) -> torch.Tensor:
-        """The weight the delta is added to, in float32."""
+    def _change(self, name: str) -> Change | None:
+        """What changes `name`: its own, or the trained token rows of the embeddings where a tied head follows them."""
+        if name in self.adapter.changes:
+            return self.adapter.changes[name]
+        followed = self.adapter.changes.get(self.place(name))
+        return followed if isinstance(followed, TokenRows) else None
+
+    def is_changed(self, name: str) -> bool:
+        """Does the adapter change or replace this tensor?"""
+        return self._change(name) is not None or self._replacement(name) is not None
+
+    def _unmerged(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
         key = self._replacement(name)
         if key is not None:
-            return self.lora.replacement(key).float()
-        tensor = self.base.read(self._place(name)).float()
-        if self.nf4 is not None and tensor.ndim == 2 and _DECODER_LINEAR.fullmatch(name):
+            yield from self.adapter.weights.blocks(key)
+        elif self.nf4 is not None and name in self.skeleton.linears:
             from runtimes.nf4 import dequantized_nf4
 
-            return dequantized_nf4(tensor, self.nf4["double_quant"], self.nf4["block_size"])
-        return tensor
+            whole = self.base.read(self.place(name)).float()  # its scales are quantized together
+            whole = dequantized_nf4(whole, self.nf4["double_quant"], self.nf4["block_size"])
+            step = max(1, BLOCK_VALUES // whole.shape[1])
+            yield from ((start, whole[start : start + step]) for start in range(0, len(whole), step))
+        else:
+            yield from self.base.blocks(self.place(name))
+
+    def blocks(self, name: str) -> Iterator[Block]:
+        """The weight some rows at a time, before and after merging."""
+        import torch
+
+        change = self._change(name)
+        apply: Apply | None = None
+        if change is not None:
+            apply = change.prepare(
+                self.adapter.read,
+                lambda: ((start, rows.to(torch.float32, copy=True)) for start, rows in self._unmerged(name)),
+            )
+        for start, rows in self._unmerged(name):
+            merged = rows if apply is None else apply(rows.to(torch.float32, copy=True), start)
+            yield Block(start, rows, merged)
 
     def read(self, name: str) -> torch.Tensor:
-        """The merged weight, in float32."""
-        tensor = self.unmerged(name)
-        return tensor + self.lora.delta(name) if name in self.lora.pairs else tensor
+        """The whole merged weight, in float32."""
+        import torch
+
+        shape = self.shape(name)
+        whole = torch.empty(shape, dtype=torch.float32)
+        for block in self.blocks(name):
+            if shape:
+                whole[block.start : block.start + len(block.merged)] = block.merged
+            else:
+                whole.copy_(block.merged)
+        return whole
 
     def changed_names(self) -> list[str]:
-        """What the adapter changes."""
-        return sorted(set(self.lora.pairs) | set(self.lora.replaced))
+        """What the adapter changes among what is stored."""
+        return [name for name in self.names() if self.is_changed(name)]
 
 
 @dataclass(frozen=True)
@@ -112,23 +169,24 @@ def open_adapted(
         AssayError: the base is not there or not the one recorded, the adapter does not fit it, or NF4 was asked for
             an adapter that is not known to have been trained on it.
     """
-    from transformers import AutoConfig
-
     if not adapter.foreign:
         adapter.verify()
-    config = adapter_config(adapter.folder)
+    config = read_adapter_config(adapter.folder)
     trained = _trained_on(adapter, trained_on)
     _refuse_nf4(adapter, base_weights, trained)
     recorded = adapter.parent("base")
-    reference = recorded.path if recorded else config.get("base_model_name_or_path")
+    reference = recorded.path if recorded else config.values.get("base_model_name_or_path")
     if not reference:
         raise AssayError(
             "the adapter does not name its base",
             where=str(adapter.folder / CONFIG_FILE),
             expected="base_model_name_or_path",
         )
-    folder = resolve_model(reference, config.get("revision"))
-    digest = open_artifact(folder).digest
+    folder = resolve_model(reference, config.values.get("revision"))
+    with ThreadPoolExecutor(max_workers=1) as beside:  # hashing the base takes as long as building its skeleton
+        hashing = beside.submit(open_artifact, folder)
+        skeleton = skeleton_of(folder)
+        digest = hashing.result().digest
     if recorded and recorded.digest != digest:
         raise AssayError(
             "this is not the base the adapter was trained on",
@@ -137,8 +195,22 @@ def open_adapted(
             got=f"digest {digest}",
             hint="restore the base, or train again on this one",
         )
-    base = FolderWeights.open(folder)
-    packed = [f"{name} ({base.dtype(name)})" for name in base.names() if base.dtype(name) not in FLOAT_DTYPES]
+    base = _open_base(folder, skeleton)
+    nf4 = _nf4(base_weights, trained)
+    if nf4 is not None and skeleton.transposed:
+        raise AssayError(
+            "Conv1D layers have no NF4 form here", where=str(folder), got=f"--base {base_weights}", hint="--base W16"
+        )
+    weights = AdaptedWeights(base, open_adapter(adapter.folder, config, skeleton, str(folder)), skeleton, nf4)
+    path = reference if recorded or not Path(reference).is_dir() else str(folder)
+    return AdaptedModel(
+        adapter, folder, Parent("base", path, digest), read_json(folder / "config.json"), weights, trained
+    )
+
+
+def _open_base(folder: Path, skeleton: Skeleton) -> FolderWeights:
+    stored = FolderWeights.open(folder)
+    packed = [f"{name} ({stored.dtype(name)})" for name in stored.names() if stored.dtype(name) not in FLOAT_DTYPES]
     if packed:
         raise AssayError(
             "the base is stored quantized; a delta cannot be added to packed weights",
@@ -146,22 +218,17 @@ def open_adapted(
             got=listed(packed),
             hint="point the adapter at the 16-bit base (base_model_name_or_path)",
         )
-    read_json(folder / "config.json")  # says itself what is wrong with it
-    try:
-        tied = bool(AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings)
-    except (OSError, ValueError, KeyError) as error:
+    base = stored.renamed(skeleton.names_of(stored.names(), str(folder)))
+    problems = [
+        f"{name}: {list(base.shape(name))}, config.json says {list(skeleton.shapes[name])}"
+        for name in base.names()
+        if base.shape(name) != skeleton.shapes[name]
+    ]
+    if problems:
         raise AssayError(
-            "the base's config.json does not describe a model", where=str(folder), got=str(error).splitlines()[0]
-        ) from None
-    weights = AdaptedWeights(base, open_lora(adapter.folder, base, str(folder)), tied, _nf4(base_weights, trained))
-    if not tied and HEAD not in base.files:
-        raise AssayError(
-            "the base has no output embeddings though it says they are not tied", where=str(folder), expected=HEAD
+            "the base's tensors are not those of its config.json", where=str(folder), got=listed(problems, 20)
         )
-    path = reference if recorded or not Path(reference).is_dir() else str(folder)
-    return AdaptedModel(
-        adapter, folder, Parent("base", path, digest), read_json(folder / "config.json"), weights, trained
-    )
+    return base
 
 
 def _trained_on(adapter: Artifact, given: BaseWeights | None) -> dict[str, Any] | None:

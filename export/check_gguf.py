@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact_prompt import GGUF_PROMPT_KEY
+from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_PROMPT_KEY, GGUF_SPARED_SPACE_KEY
 from contract.errors import AssayError, listed
 from contract.prompt import hf_tokenize
 from export.gguf_file import GgufPlan, stored_type, tensor_values
@@ -30,7 +30,11 @@ ERROR_LIMITS = {
     "Q4_0": 0.25,
     "Q4_1": 0.25,
     "IQ4_NL": 0.25,
+    "IQ4_XS": 0.25,
+    "Q3_K": 0.4,
+    "Q2_K": 0.7,
 }
+_EXACT = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ROWS_AT_ONCE = 4096
 
 
@@ -46,7 +50,8 @@ def check_structure(path: Path, plan: GgufPlan, source: Source) -> dict[str, Any
     F32 and F16 tensors must be equal to the source rounded once; quantized ones within their type's error.
 
     Returns:
-        What was found: the largest relative error per tensor type, and ids llama.cpp also stops at.
+        What was found: "relative_error", the largest per tensor type; "extra_stop_ids", where llama.cpp also stops;
+        and "tokenizer_differences", the hard texts that llama.cpp is known to cut otherwise, where there are any.
 
     Raises:
         CheckFailed: naming every tensor, key, text and id that differs.
@@ -56,29 +61,35 @@ def check_structure(path: Path, plan: GgufPlan, source: Source) -> dict[str, Any
     reader = GGUFReader(path)
     errors: dict[str, float] = {}
     problems = [*_metadata(reader, plan, source), *_tensors(reader, plan, source, errors)]
-    tokenizer_problems, extra_ends = _tokenizer(path, plan)
-    problems += tokenizer_problems
+    tokenizer_problems, told = _tokenizer(path, plan)
+    _raise([*problems, *tokenizer_problems], path)
+    return {"relative_error": errors, **told}
+
+
+def check_tokenizer(path: Path, plan: GgufPlan) -> dict[str, Any]:
+    """Compare token ids only, so that a tokenizer llama.cpp reads otherwise is refused before any tensor is written.
+
+    Returns:
+        "extra_stop_ids" and "tokenizer_differences", as `check_structure`.
+
+    Raises:
+        CheckFailed: naming every text and id that differs.
+    """
+    problems, told = _tokenizer(path, plan)
+    _raise(problems, path)
+    return told
+
+
+def _raise(problems: list[str], path: Path) -> None:
     if problems:
         raise CheckFailed("the GGUF file is not what it was made from", where=path.name, got=listed(problems, 20))
-    return {"relative_error": errors, "extra_stop_ids": extra_ends}
 
 
 def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[str]:
-    shape, special = plan.shape, plan.special
+    special = plan.special
     expected: dict[str, Any] = {
-        "general.architecture": "llama",
-        "llama.context_length": shape.context,
-        "llama.embedding_length": shape.hidden,
-        "llama.block_count": shape.layers,
-        "llama.feed_forward_length": shape.feed_forward,
-        "llama.attention.head_count": shape.heads,
-        "llama.attention.head_count_kv": shape.kv_heads,
-        "llama.attention.key_length": shape.head_dim,
-        "llama.attention.value_length": shape.head_dim,
-        "llama.rope.dimension_count": shape.head_dim,
-        "llama.rope.freq_base": shape.rope_theta,
-        "llama.attention.layer_norm_rms_epsilon": shape.norm_eps,
-        "llama.vocab_size": plan.rows,
+        "general.architecture": plan.model.arch,
+        **plan.model.metadata,
         "tokenizer.ggml.model": plan.tables.model,
         "tokenizer.ggml.pre": plan.tables.pre,
         "tokenizer.ggml.bos_token_id": special.bos,
@@ -87,6 +98,8 @@ def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[s
         "tokenizer.ggml.add_bos_token": special.add_bos,
         "tokenizer.ggml.add_eos_token": special.add_eos,
         "tokenizer.chat_template": special.chat_template,
+        GGUF_COMPOSES_KEY: plan.tables.normalizes_nfc or None,
+        GGUF_SPARED_SPACE_KEY: plan.tables.spares_leading_space or None,
     }
     ends = ("eos", "eot", "eom")
     for index, end in enumerate(ends):
@@ -124,15 +137,14 @@ def _tensors(reader: gguf.GGUFReader, plan: GgufPlan, source: Source, errors: di
             problems.append(f"{name}: shape {list(extents)}, expected {list(tensor.shape)}")
             continue
         kind = stored.tensor_type.name
-        if kind in ("F32", "F16"):
-            dtype = "float32" if kind == "F32" else "float16"
-            if kind == "F16" and stored_type(tensor, "f16") == "float32":
-                problems.append(f"{name}: a vector stored as F16")
+        if kind in _EXACT:
+            if kind != "F32" and stored_type(tensor, "f16") == "float32":
+                problems.append(f"{name}: must be F32 and is stored as {kind}")
                 continue
-            error = _error(stored, tensor_values(tensor, plan, source, dtype), exact=True)
+            error = _error(stored, tensor_values(tensor, source, _EXACT[kind]), exact=True)
             limit = 0.0
         elif kind in ERROR_LIMITS:
-            error = _error(stored, tensor_values(tensor, plan, source, "float32"), exact=False)
+            error = _error(stored, tensor_values(tensor, source, "float32"), exact=False)
             limit = ERROR_LIMITS[kind]
         else:
             problems.append(f"{name}: unexpected type {kind}")
@@ -147,7 +159,10 @@ def _tensors(reader: gguf.GGUFReader, plan: GgufPlan, source: Source, errors: di
 
 
 def _error(stored: gguf.ReaderTensor, values: np.ndarray, *, exact: bool) -> float:
-    """‖stored - values‖ / ‖values‖, some rows at a time; infinite where an exact one is not."""
+    """‖stored - values‖ / ‖values‖, some rows at a time; infinite where an exact one is not.
+
+    bfloat16 is compared, and measured, by its bits.
+    """
     import gguf
     import numpy as np
 
@@ -155,6 +170,8 @@ def _error(stored: gguf.ReaderTensor, values: np.ndarray, *, exact: bool) -> flo
     for start in range(0, len(values), _ROWS_AT_ONCE):
         rows = values[start : start + _ROWS_AT_ONCE]
         data = stored.data[start : start + _ROWS_AT_ONCE]
+        if rows.dtype == np.uint16:
+            data = data.view(np.uint16)
         if exact and np.array_equal(data, rows):
             continue
         read = data.astype(np.float32) if exact else gguf.dequantize(data, stored.tensor_type)
@@ -168,13 +185,18 @@ def _error(stored: gguf.ReaderTensor, values: np.ndarray, *, exact: bool) -> flo
     return math.sqrt(difference / norm)
 
 
-def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], list[int]]:
-    """Compare llama.cpp's token ids with Hugging Face's; texts are parsed without control tokens, as prompts are."""
+def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], dict[str, Any]]:
+    """Compare llama.cpp's token ids with Hugging Face's; texts are parsed without control tokens, as prompts are.
+
+    Returns:
+        The problems, and what is told of a file without any.
+    """
     tokenizer, special = plan.tokenizer, plan.special
     tokenize = hf_tokenize(tokenizer)
     controls = [text for text, kind in zip(plan.tables.texts, plan.tables.types, strict=True) if kind == 3]
-    added = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
-    problems = []
+    added = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token_id < plan.rows}
+    problems: list[str] = []
+    differences: list[str] = []
     with LlamaVocab(path) as vocab:
         if vocab.size() != plan.rows:
             problems.append(f"llama.cpp sees {vocab.size()} tokens, expected {plan.rows}")
@@ -183,7 +205,8 @@ def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], list[int]]:
                 text = unicodedata.normalize("NFC", text)
             expected, found = tokenize(text, False), vocab.tokenize(text, add_special=False, parse_special=False)
             if found != expected:
-                problems.append(_first_difference(text, expected, found))
+                known = plan.tables.differs is not None and plan.tables.differs(text)
+                (differences if known else problems).append(_first_difference(text, expected, found))
         for text, token_id in added.items():
             found = vocab.tokenize(text, add_special=False, parse_special=True)
             if found != [token_id]:
@@ -197,7 +220,8 @@ def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], list[int]]:
         for stop in special.stops
         if stop not in ends
     ]
-    return problems, sorted(ends - set(special.stops))
+    told = {"tokenizer_differences": differences} if differences else {}
+    return problems, {"extra_stop_ids": sorted(ends - set(special.stops)), **told}
 
 
 def _first_difference(text: str, expected: list[int], found: list[int]) -> str:

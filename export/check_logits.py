@@ -10,13 +10,15 @@ from contract.artifact import Artifact, open_artifact
 from contract.errors import listed
 from contract.prompt import PromptSpec
 from export.check_gguf import CheckFailed
+from export.quantize import LADDER
 
 if TYPE_CHECKING:
     import numpy as np
 
     from contract.runtime import Runtime
 
-F32_MAX_ABS, F16_MEAN_KL_NATS, QUANTIZED_MEAN_KL_NATS = 1e-3, 1e-4, 1.0
+F32_MAX_ABS = 1e-3
+MEAN_KL_NATS = {"f32": 1e-5, "f16": 1e-4, "bf16": 1e-2}  # llama.cpp rounds activations to the weights' 16-bit type
 _DOCUMENTS = (
     "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free. I will tell Kesto about it.",
     "Tom: Bus 84 leaves at nine.\nAda: It costs 315 crowns!\nTom: Then we walk. See you at half past eight.",
@@ -25,16 +27,20 @@ _DOCUMENTS = (
 _ANSWER = "They moved the meeting to room 527."
 
 
-def check_logits(model: Artifact, paths: Mapping[str, Path], threads: int) -> dict[str, dict[str, Any]]:
+def check_logits(
+    model: Artifact, paths: Mapping[str, Path], threads: int, *, half_precision_activation: bool = False
+) -> dict[str, dict[str, Any]]:
     """Compare each GGUF file with its source in torch, over every position of a few prompts with answers.
 
-    Limits: F32 at most 1e-3 between logits (key-value cache in F32); F16 at most 1e-4 nats mean KL(torch‖GGUF);
-    quantized files at most 1 nat, which only catches a broken one.
+    Limits: F32 at most 1e-3 between logits (key-value cache in F32), or at most 1e-5 nats mean KL(torch‖GGUF) where
+    llama.cpp computes activations in half precision; F16 at most 1e-4 nats, BF16 at most 1e-2; quantized files at most
+    1 nat (2 nats below 4 bits), which only catches a broken one.
 
     Args:
         model: the source.
         paths: quantization -> GGUF file.
         threads: CPU threads.
+        half_precision_activation: llama.cpp looks this architecture's GELU up in a table of half-precision values.
 
     Returns:
         quantization -> {"positions", "max_abs", "mean_kl_nats", "top1_agreement"}.
@@ -64,10 +70,10 @@ def check_logits(model: Artifact, paths: Mapping[str, Path], threads: int) -> di
                 problems.append(f"{quant}: {wrong} of {len(rows)} prompts have other ids in llama.cpp")
             if not ends <= runtime.stop_ids:
                 problems.append(f"{quant}: torch stops at {sorted(ends)}, llama.cpp at {sorted(runtime.stop_ids)}")
-            found[quant] = _compare(expected, _logits(runtime, rows))
+            found[quant] = _compare(expected, _logits(runtime, [row[: runtime.context_length] for row in rows]))
         finally:
             runtime.close()
-        problems += _over_limit(quant, found[quant])
+        problems += _over_limit(quant, found[quant], half_precision_activation)
     if problems:
         raise CheckFailed("the GGUF does not compute what its source does", where=str(model.path), got=listed(problems))
     return found
@@ -89,7 +95,8 @@ def _logits(runtime: Runtime, rows: list[list[int]]) -> list[np.ndarray]:
 def _compare(expected: list[np.ndarray], found: list[np.ndarray]) -> dict[str, Any]:
     import numpy as np
 
-    reference = np.concatenate(expected).astype(np.float64)
+    kept = [row[: len(other)] for row, other in zip(expected, found, strict=True)]  # a window may shorten a context
+    reference = np.concatenate(kept).astype(np.float64)
     other = np.concatenate(found)[:, : reference.shape[1]].astype(np.float64)
     log_p, log_q = _log_softmax(reference), _log_softmax(other)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
@@ -109,9 +116,14 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def _over_limit(quant: str, found: dict[str, Any]) -> list[str]:
-    name, limit, unit = {"f32": ("max_abs", F32_MAX_ABS, ""), "f16": ("mean_kl_nats", F16_MEAN_KL_NATS, " nats")}.get(
-        quant, ("mean_kl_nats", QUANTIZED_MEAN_KL_NATS, " nats")
-    )
+def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[str]:
+    if quant == "f32" and not half_precision_activation:
+        name, limit, unit = "max_abs", F32_MAX_ABS, ""
+    else:
+        name, limit, unit = "mean_kl_nats", MEAN_KL_NATS.get(quant, _broken(quant)), " nats"
     # written so that NaN is over the limit
     return [] if found[name] <= limit else [f"{quant}: {name} {found[name]:.3g}{unit}, at most {limit:g}"]
+
+
+def _broken(quant: str) -> float:
+    return 1.0 if LADDER[quant].bits > 4 else 2.0

@@ -1,55 +1,14 @@
-"""The commands `assay merge` and `assay export …`: options, one call, the result printed."""
+"""The commands `assay export …`: options, one call, the result printed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import click
 
 from contract.artifact import Artifact, open_artifact
-
-
-@click.command()
-@click.argument("adapter", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the merged model; must be new.")
-@click.option(
-    "--dtype",
-    default="float16",
-    show_default=True,
-    type=click.Choice(["float16", "bfloat16", "float32"]),
-    help="Stored dtype; merged in float32.",
-)
-@click.option(
-    "--base",
-    "base_weights",
-    default="W16",
-    show_default=True,
-    type=click.Choice(["W16", "NF4"], case_sensitive=False),
-    help="Merge onto the stored weights, or onto those put through NF4 as QLoRA trained on them.",
-)
-@click.option(
-    "--trained-on", type=click.Choice(["nf4", "w16"]), help="What an adapter that does not record it was trained on."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def merge(adapter: Path, out: Path, dtype: str, base_weights: str, trained_on: str | None, as_json: bool) -> None:
-    """Merge ADAPTER (Assay's own or plain PEFT) into its base, clean the result and reload it to prove it."""
-    from export.merge import Dtype, merge_adapter
-
-    merged = merge_adapter(
-        open_artifact(adapter),
-        out,
-        dtype=cast(Dtype, dtype),
-        base_weights="nf4" if base_weights.upper() == "NF4" else "w16",
-        trained_on=cast(Literal["w16", "nf4"] | None, trained_on),
-    )
-    if as_json:
-        click.echo(json.dumps(_summary(merged)))
-        return
-    click.echo(f"{merged.path}  {merged.details['dtype']}, {merged.size_bytes / 1e6:.1f} MB, {merged.digest[:12]}")
-    for change in merged.details["cleaning"]:
-        click.echo(f"  {change}")
 
 
 @click.group()
@@ -65,7 +24,7 @@ def export() -> None:
     "quants",
     default="f16,q8_0,q4_k_m",
     show_default=True,
-    help="Any of f32, f16, q8_0, q4_k_m, separated by commas.",
+    help="Any of f32, bf16, f16, q8_0, q6_k, q5_k_m … q2_k (docs/families.md), separated by commas.",
 )
 @click.option(
     "--check",
@@ -74,22 +33,46 @@ def export() -> None:
     type=click.Choice(["structure", "logits"]),
     help="structure reads every tensor back and compares token ids; logits also runs it against torch.",
 )
-@click.option("--strict", is_flag=True, help="Refuse a quantization that some tensors cannot take.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse a quantization that some tensors cannot take, and a tokenizer llama.cpp is known to differ from.",
+)
+@click.option(
+    "--pre-tokenizer",
+    metavar="NAME",
+    help="llama.cpp's name for the way text is cut, where it is not recognised; token ids are compared all the same.",
+)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--name", help="Name of the files; the model's own by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def gguf(
-    model: Path, out: Path, quants: str, check: str, strict: bool, threads: int, name: str | None, as_json: bool
+    model: Path,
+    out: Path,
+    quants: str,
+    check: str,
+    strict: bool,
+    pre_tokenizer: str | None,
+    threads: int,
+    name: str | None,
+    as_json: bool,
 ) -> None:
-    """Export MODEL (merged, plain Llama folder, or adapter) to GGUF, one artifact per quantization."""
+    """Export MODEL (merged, plain folder, or adapter) to GGUF, one artifact per quantization."""
     from export.to_gguf import Check, export_gguf
 
     wanted = [quant.strip().lower() for quant in quants.split(",") if quant.strip()]
     made = export_gguf(
-        open_artifact(model), out, quants=wanted, check=cast(Check, check), strict=strict, threads=threads, name=name
+        open_artifact(model),
+        out,
+        quants=wanted,
+        check=cast(Check, check),
+        strict=strict,
+        threads=threads,
+        name=name,
+        pre_tokenizer=pre_tokenizer,
     )
     if as_json:
-        click.echo(json.dumps({"artifacts": [_summary(artifact) for artifact in made]}))
+        click.echo(json.dumps({"artifacts": [summary(artifact) for artifact in made]}))
         return
     for artifact in made:
         types = ", ".join(f"{kind} {count}" for kind, count in artifact.details["tensor_types"].items())
@@ -99,7 +82,8 @@ def gguf(
         )
 
 
-def _summary(artifact: Artifact) -> dict[str, Any]:
+def summary(artifact: Artifact) -> dict[str, Any]:
+    """For --json."""
     return {
         "path": str(artifact.path),
         "kind": artifact.kind,

@@ -1,4 +1,4 @@
-"""Writes an F32 or F16 GGUF file, one tensor in memory at a time."""
+"""Writes an F32, BF16 or F16 GGUF file, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact_prompt import GGUF_PROMPT_KEY
 from contract.errors import AssayError
-from export.gguf_llama import GgufTensor, LlamaShape, add_hyper_parameters, plan_tensors
+from export.gguf_families import read_model
+from export.gguf_family import GgufModel, GgufTensor, Value, plan_tensors
 from export.gguf_tokenizer import SpecialIds, TokenTables, add_tokenizer, load_tokenizer, special_ids, token_tables
 from export.source import Source
 
 if TYPE_CHECKING:
+    import gguf
     import numpy as np
 
-FloatType = Literal["f32", "f16"]
+FloatType = Literal["f32", "bf16", "f16"]
+_DTYPES: dict[FloatType, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+# llama.cpp reads learned positions in float32 only, and never quantizes them.
+POSITIONS = "position_embd.weight"
 
 
 @dataclass(frozen=True)
 class GgufPlan:
     """All that is known of a GGUF before a value is read."""
 
-    shape: LlamaShape
+    model: GgufModel
     tensors: Sequence[GgufTensor]
     rows: int
     tokenizer: Any
@@ -33,55 +38,59 @@ class GgufPlan:
     special: SpecialIds
 
 
-def plan_gguf(source: Source) -> GgufPlan:
+def plan_gguf(source: Source, pre_tokenizer: str | None = None) -> GgufPlan:
     """Check configuration, tokenizer and tensor list against each other.
+
+    Args:
+        source: the model.
+        pre_tokenizer: llama.cpp's name for it, where it is not to be recognised.
 
     Raises:
         AssayError: whatever does not fit, all tensors named at once.
     """
-    shape = LlamaShape.from_config(source.config, source.where)
-    embedding = "model.embed_tokens.weight"
-    rows = source.weights.shape(embedding)[0] if embedding in source.weights.names() else source.config["vocab_size"]
-    tensors = plan_tensors(shape, source.weights, rows, source.where)
+    model = read_model(source)
+    tensors = plan_tensors(model, source.weights, source.where)
+    rows = model.shapes[model.embedding][0]
     tokenizer = load_tokenizer(source.folder)
     return GgufPlan(
-        shape,
+        model,
         tensors,
         rows,
         tokenizer,
-        token_tables(source.folder, tokenizer, rows),
+        token_tables(source.folder, tokenizer, rows, pre_tokenizer),
         special_ids(source.folder, tokenizer),
     )
 
 
 def stored_type(tensor: GgufTensor, float_type: FloatType) -> str:
-    """Vectors (norms, biases, RoPE factors) stay float32, as llama.cpp wants them."""
-    return "float32" if float_type == "f32" or len(tensor.shape) == 1 else "float16"
+    """Vectors (norms, biases, RoPE factors) and learned positions stay float32, as llama.cpp wants them."""
+    small = len(tensor.shape) == 1 or tensor.name == POSITIONS
+    return "float32" if small else _DTYPES[float_type]
 
 
-def tensor_values(tensor: GgufTensor, plan: GgufPlan, source: Source, dtype: str) -> np.ndarray:
-    """The values to write, in llama.cpp's layout and the dtype asked for.
+def tensor_values(tensor: GgufTensor, source: Source, dtype: str) -> np.ndarray:
+    """The values to write, in llama.cpp's layout and the dtype asked for (bfloat16 as the uint16 of its bits).
 
     Raises:
         AssayError: a value is not finite, or becomes infinite in float16.
     """
-    import numpy as np
     import torch
 
-    values = tensor.load(source.weights, plan.shape)
-    rounded: np.ndarray = values.to(getattr(torch, dtype)).contiguous().numpy()
-    if not np.isfinite(rounded).all():
+    values = tensor.load(source.weights)
+    rounded = values.to(getattr(torch, dtype)).contiguous()
+    if not bool(torch.isfinite(rounded).all()):
         where = f"{source.where}: {tensor.source or tensor.name}"
         if not bool(torch.isfinite(values).all()):
             raise AssayError("a weight is not finite", where=where)
         raise AssayError(
-            "a weight is too large for float16",
+            f"a weight is too large for {dtype}",
             where=where,
-            expected="at most 65504",
+            expected=f"at most {torch.finfo(getattr(torch, dtype)).max:g}",
             got=f"{values.abs().max().item():g}",
-            hint="export f32 or q8_0",
+            hint="export f32, bf16 or q8_0",
         )
-    return rounded
+    found: np.ndarray = rounded.view(torch.uint16).numpy() if dtype == "bfloat16" else rounded.numpy()
+    return found
 
 
 def write_gguf(
@@ -91,26 +100,72 @@ def write_gguf(
     import gguf
     import numpy as np
 
-    logging.getLogger("gguf.gguf_writer").setLevel(logging.ERROR)
-    writer = gguf.GGUFWriter(None, "llama")
-    writer.add_type("model")
-    writer.add_name(name)
-    if license_name:
-        writer.add_license(license_name)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if float_type == "f32" else gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_hyper_parameters(writer, plan.shape, plan.rows)
-    add_tokenizer(writer, plan.tables, plan.special)
-    if "prompt" in source.details:
-        writer.add_string(GGUF_PROMPT_KEY, json.dumps(source.details["prompt"], sort_keys=True))
+    writer = _with_metadata(plan, source, float_type, name, license_name)
     for tensor in plan.tensors:
-        dtype = np.dtype(stored_type(tensor, float_type))
-        writer.add_tensor_info(tensor.name, tensor.shape, dtype, int(np.prod(tensor.shape)) * dtype.itemsize)
+        dtype = stored_type(tensor, float_type)
+        stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+        raw = gguf.GGMLQuantizationType.BF16 if dtype == "bfloat16" else None
+        writer.add_tensor_info(tensor.name, tensor.shape, stored, int(np.prod(tensor.shape)) * stored.itemsize, raw)
     try:
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in plan.tensors:
-            writer.write_tensor_data(tensor_values(tensor, plan, source, stored_type(tensor, float_type)))
+            writer.write_tensor_data(tensor_values(tensor, source, stored_type(tensor, float_type)))
     finally:
         writer.close()
+
+
+def write_vocabulary(path: Path, plan: GgufPlan, source: Source) -> None:
+    """Write a file without tensors: all that llama.cpp needs to tokenize."""
+    writer = _with_metadata(plan, source, "f32", "vocabulary", None)
+    try:
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+
+
+def _with_metadata(
+    plan: GgufPlan, source: Source, float_type: FloatType, name: str, license_name: str | None
+) -> gguf.GGUFWriter:
+    import gguf
+
+    logging.getLogger("gguf.gguf_writer").setLevel(logging.ERROR)
+    writer = gguf.GGUFWriter(None, plan.model.arch)
+    writer.add_type("model")
+    writer.add_name(name)
+    if license_name:
+        writer.add_license(license_name)
+    writer.add_file_type(
+        {
+            "f32": gguf.LlamaFileType.ALL_F32,
+            "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+            "f16": gguf.LlamaFileType.MOSTLY_F16,
+        }[float_type]
+    )
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, value in plan.model.metadata.items():
+        _add(writer, key, value)
+    add_tokenizer(writer, plan.tables, plan.special)
+    if "prompt" in source.details:
+        writer.add_string(GGUF_PROMPT_KEY, json.dumps(source.details["prompt"], sort_keys=True))
+    return writer
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
+    import gguf
+
+    kinds = gguf.GGUFValueType
+    match value:
+        case bool():
+            writer.add_key_value(key, value, kinds.BOOL)
+        case int():
+            writer.add_key_value(key, value, kinds.UINT32)
+        case float():
+            writer.add_key_value(key, value, kinds.FLOAT32)
+        case str():
+            writer.add_key_value(key, value, kinds.STRING)
+        case list():
+            writer.add_key_value(key, value, kinds.ARRAY, kinds.BOOL)

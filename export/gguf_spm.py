@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError
-from export.gguf_tokenizer import BYTE, NORMAL, UNKNOWN, TokenTables, added_token_notes, token_rows
+from export.gguf_tokenizer import BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTables, added_token_notes, token_rows
 
 _SPACE = "▁"
 _ADDED_SCORE = -1000.0  # what llama.cpp's own converter gives added tokens
@@ -27,18 +27,24 @@ def sentencepiece_tables(folder: Path, spec: dict[str, Any], rows: int) -> Token
     for text, token_id in vocab.items():
         if types[token_id] == NORMAL and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             types[token_id] = BYTE
+        if types[token_id] == USER_DEFINED and _SPACE in text:
+            types[token_id] = NORMAL  # reached by merging; as an added token it would be written out as ▁, not spaces
     unknown = spec["model"].get("unk_token")
     if unknown in vocab:
         types[vocab[unknown]] = UNKNOWN
     model_file = folder / "tokenizer.model"
     scores = _model_scores(model_file, vocab) if model_file.is_file() else _merge_scores(spec)
+    prefix, spares_spaces = _space_prefix(spec, str(folder))
     return TokenTables(
         "llama",
         "default",
         texts,
         types,
         scores=_by_row(scores, texts, vocab),
-        add_space_prefix=_space_prefix(spec, str(folder)),
+        add_space_prefix=prefix,
+        spares_leading_space=spares_spaces,
+        differs=_begins_with_space if spares_spaces else None,
+        differs_where="text that begins with a space, before which llama.cpp puts another one" if spares_spaces else "",
         notes=added_token_notes(spec),
     )
 
@@ -90,11 +96,15 @@ def _merge_scores(spec: dict[str, Any]) -> dict[str, float]:
     return scores
 
 
-def _space_prefix(spec: dict[str, Any], where: str) -> bool:
-    """Is a space put before the text? Anything else that rewrites text is refused."""
+def _begins_with_space(text: str) -> bool:
+    return text.startswith((" ", _SPACE))
+
+
+def _space_prefix(spec: dict[str, Any], where: str) -> tuple[bool, bool]:
+    """Is a space put before the text, and is that left out where one is there? What else rewrites text is refused."""
     normalizer, pre = spec["normalizer"], spec["pre_tokenizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    prefix, spaces = False, False
+    prefix, spaces, spares = False, False, False
     for step in [*steps, *([] if pre is None else [pre])]:
         match step:
             case {"type": "Prepend", "prepend": "▁"}:
@@ -103,6 +113,9 @@ def _space_prefix(spec: dict[str, Any], where: str) -> bool:
                 spaces = True
             case {"type": "Metaspace", "replacement": "▁", "split": False}:
                 spaces, prefix = True, step["prepend_scheme"] != "never"
+                spares = prefix
+            case {"type": "Split", "pattern": {"String": " "}} if spaces:
+                pass  # Gemma's; no space is left by then
             case _:
                 raise AssayError(
                     "the tokenizer rewrites text in a way llama.cpp's SentencePiece does not",
@@ -116,4 +129,4 @@ def _space_prefix(spec: dict[str, Any], where: str) -> bool:
             where=where,
             expected=f"spaces replaced by {_SPACE}",
         )
-    return prefix
+    return prefix, spares

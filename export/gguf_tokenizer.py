@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_SPARED_SPACE_KEY
 from contract.errors import AssayError
 from contract.model_folder import read_json, stop_ids
 
@@ -28,7 +30,10 @@ class TokenTables:
     scores: list[float] | None = None
     merges: list[str] | None = None
     add_space_prefix: bool | None = None
+    spares_leading_space: bool = False  # the prefix is left out where the text begins with a space
     normalizes_nfc: bool = False  # Hugging Face composes characters first; llama.cpp does not
+    differs: Callable[[str], bool] | None = None  # texts that llama.cpp is known to cut otherwise
+    differs_where: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,38 +72,51 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def token_tables(folder: Path, tokenizer: Any, rows: int) -> TokenTables:
+def token_tables(folder: Path, tokenizer: Any, rows: int, pre_tokenizer: str | None = None) -> TokenTables:
     """The tables of `tokenizer`, one entry per embedding row.
 
+    Args:
+        folder: where tokenizer.model may be.
+        tokenizer: a fast Hugging Face tokenizer.
+        rows: embedding rows.
+        pre_tokenizer: llama.cpp's name for the way text is cut; None: recognised.
+
     Raises:
-        AssayError: a tokenizer llama.cpp does not know, more tokens than rows, or two tokens of one text.
+        AssayError: a tokenizer llama.cpp does not know, more tokens than rows (but for control tokens that no
+            template writes, as text models keep of their siblings that see), or two tokens of one text.
     """
     from export.gguf_bpe import byte_level_tables
     from export.gguf_spm import sentencepiece_tables
 
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= rows:
+    beyond = [token for token in spec["added_tokens"] if token["id"] >= rows and token["special"]]
+    largest = max({*tokenizer.get_vocab().values()} - {token["id"] for token in beyond})
+    if largest >= rows or any(token["content"] in (_template(tokenizer, folder) or "") for token in beyond):
         raise AssayError(
             "the tokenizer has more tokens than the embedding has rows",
             where=str(folder),
             expected=f"at most {rows}",
-            got=f"{largest + 1}",
+            got=f"{max(tokenizer.get_vocab().values()) + 1}",
             hint="resize the model's embeddings, or take the tokenizer the model was made with",
         )
     kind, byte_fallback = spec["model"]["type"], bool(spec["model"].get("byte_fallback"))
     if kind == "BPE" and byte_fallback:
+        if pre_tokenizer is not None:
+            raise AssayError(
+                "a SentencePiece tokenizer has no pre-tokenizer to name", where=str(folder), got=pre_tokenizer
+            )
         tables = sentencepiece_tables(folder, spec, rows)
     elif kind == "BPE":
-        tables = byte_level_tables(spec, rows, str(folder))
+        tables = byte_level_tables(spec, rows, str(folder), pre_tokenizer)
     else:
         raise AssayError(
-            "llama.cpp's Llama has no such tokenizer",
+            "GGUF is not written for this kind of tokenizer",
             where=str(folder),
             got=kind,
             expected="byte-level BPE, or SentencePiece BPE with byte fallback",
         )
     _refuse_twins(tables.texts, str(folder))
+    tables.notes += [f"{token['content']!r}: left out, the model has no embedding for it" for token in beyond]
     return tables
 
 
@@ -108,7 +126,8 @@ def token_rows(spec: dict[str, Any], rows: int, vocab: dict[str, int]) -> tuple[
     for text, token_id in vocab.items():
         texts[token_id], types[token_id] = text, NORMAL
     for token in spec["added_tokens"]:
-        texts[token["id"]], types[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
+        if token["id"] < rows:
+            texts[token["id"]], types[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
     return texts, types
 
 
@@ -196,5 +215,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, tables: TokenTables, special: Special
     writer.add_add_eos_token(special.add_eos)
     if tables.add_space_prefix is not None:
         writer.add_add_space_prefix(tables.add_space_prefix)
+    if tables.normalizes_nfc:
+        writer.add_bool(GGUF_COMPOSES_KEY, True)
+    if tables.spares_leading_space:
+        writer.add_bool(GGUF_SPARED_SPACE_KEY, True)
     if special.chat_template:
         writer.add_chat_template(special.chat_template)

@@ -37,4 +37,7 @@ HARD_TEXTS = (
     "control \x01\x02\x7f",
     "mixed123numbers456and_snake-case/CamelCase",
     "…—“quotes”‘single’«guillemets»",
+    "École ÉCOLE aÉb ПРИВЕТ приВет Ωμέγα straßeÄ iPhone ABCdef",
+    "Ｆｕｌｌ\u3000ｗｉｄｔｈ ½⅓ ٣٤٥ १२३",
+    "wide\u2003“spaces”\u3000（before）\u2028…marks",
 )

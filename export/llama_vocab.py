@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
 from contract.errors import AssayError
+from export.gguf_pre_tokenizers import nearest_name
 from export.quantize import quiet_llama
 
 
@@ -28,8 +30,13 @@ class LlamaVocab:
             params.vocab_only = True
             self._model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
             if not self._model:
+                said = "".join(log[-4:]).strip()
+                unknown = re.search(r"unknown pre-tokenizer type: '(.*)'", said)
                 raise AssayError(
-                    "llama.cpp cannot load the tokenizer", where=str(self.path), got="".join(log[-4:]).strip()
+                    "llama.cpp cannot load the tokenizer",
+                    where=str(self.path),
+                    got=said,
+                    hint=nearest_name(unknown[1]) if unknown else None,
                 )
             vocab = llama_cpp.llama_model_get_vocab(self._model)
             assert vocab is not None

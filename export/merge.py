@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError, listed
 from contract.model_folder import license_of
-from export.adapted import EMBEDDING, AdaptedWeights, BaseWeights, open_adapted
-from export.weights import PlannedTensor, write_shards
+from export.adapted import AdaptedWeights, BaseWeights, Block, open_adapted
+from export.shards import SHARD_BYTES, PlannedTensor, write_shards
 
 if TYPE_CHECKING:
     import torch
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-SHARD_BYTES = 5_000_000_000
+_EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}  # all of its bits: infinite or NaN
 
 
 def merge_adapter(
@@ -29,11 +31,12 @@ def merge_adapter(
     name: str | None = None,
     max_new_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    base_choice: dict[str, Any] | None = None,
 ) -> Artifact:
-    """Merge a LoRA adapter into its base: W + scale·B·A in float32, then rounded to `dtype`.
+    """Merge an adapter into its base in float32, some rows at a time, and round once to `dtype`.
 
     Args:
-        adapter: Assay's own, or a plain PEFT folder.
+        adapter: Assay's own, or a plain PEFT folder, of a type that docs/adapters.md calls merged.
         out: the merged model's folder.
         dtype: stored dtype.
         base_weights: the base's stored weights, or those weights put through NF4 and back.
@@ -41,6 +44,7 @@ def merge_adapter(
         name: of the merged model; the adapter's by default.
         max_new_tokens: recorded for those who serve it; what the adapter recorded by default.
         shard_bytes: weights per file.
+        base_choice: how `base_weights` was chosen, for the manifest.
 
     Returns:
         The merged artifact; merging the same again gives the same digest.
@@ -67,61 +71,84 @@ def merge_adapter(
     with new_artifact(out, "merged", name or adapter.name, parents=parents, tools=tools, details=details) as draft:
         print(f"merging {adapter.name} onto {model.base.path} ({base_weights.upper()})", file=sys.stderr)
         changes = Cleaner(model.base_folder, adapter.folder, draft.path).write_all(
-            dtype=dtype,
-            tied=weights.tied,
-            rows=weights.shape(EMBEDDING)[0] if EMBEDDING in weights.names() else model.base_config["vocab_size"],
+            dtype=dtype, tied=weights.tied, rows=weights.rows
         )
-        if weights.base_tied and not weights.tied:
-            changes.append("lm_head.weight: written, the adapter made it differ from the input embeddings")
+        if weights.skeleton.tied and not weights.tied:
+            changes.append(f"{weights.skeleton.head}: written, the adapter made it differ from the input embeddings")
         rounding = _Rounding(weights, dtype)
-        write_shards(draft.path, rounding.planned(), rounding.read, shard_bytes)
-        rounding.raise_problems(str(adapter.path), base_weights)
-        prove_reload(draft.path, weights.changed_names(), model.base_folder)
+        with _one_torch_thread():
+            draft.hashed = write_shards(draft.path, rounding.planned(), rounding.blocks, shard_bytes)
+        rounding.raise_problems(str(adapter.path))
+        prove_reload(draft.path, dtype)
         draft.details |= {"dtype": dtype, "merged_on": base_weights, "cleaning": changes}
+        if base_choice is not None:
+            draft.details["base_choice"] = base_choice
         if model.trained_on is not None:
             draft.details["trained_on"] = model.trained_on
         if rounding.unchanged:
             draft.details["rounded_away"] = rounding.unchanged
             print(
-                f"note: {len(rounding.unchanged)} of {len(weights.changed_names())} deltas vanish when rounded to "
+                f"note: {len(rounding.unchanged)} of {len(weights.changed_names())} changes vanish when rounded to "
                 f"{dtype}: {listed(rounding.unchanged)}",
                 file=sys.stderr,
             )
     return draft.finished
 
 
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Blocks are too small to share; the second core writes and hashes, and waiting torch threads would spin on it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Rounding:
-    """Hands out merged tensors in the stored dtype and collects what is wrong with them."""
+    """Hands out merged rows in the stored dtype and collects what is wrong with them."""
 
     def __init__(self, weights: AdaptedWeights, dtype: Dtype) -> None:
         self.weights, self.dtype = weights, dtype
         self.problems: list[str] = []
         self.overflows: list[str] = []
-        self.unchanged: list[str] = []
+        self.unchanged: list[str] = []  # changed by the adapter, but not by as much as the stored dtype can hold
 
     def planned(self) -> list[PlannedTensor]:
         """Every tensor that is written."""
         return [PlannedTensor(name, self.weights.shape(name), self.dtype) for name in self.weights.names()]
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor to store."""
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
+        """The tensor to store, some rows at a time."""
         import torch
 
-        before = self.weights.unmerged(name)
-        merged = before + self.weights.lora.delta(name) if name in self.weights.lora.pairs else before
-        rounded = merged.to(getattr(torch, self.dtype))
-        if not bool(torch.isfinite(rounded).all()):
-            if not bool(torch.isfinite(before).all()):
-                self.problems.append(f"{name}: the base's weights are not finite")
-            elif not bool(torch.isfinite(merged).all()):
-                self.problems.append(f"{name}: the delta is not finite")
-            else:
-                self.overflows.append(f"{name} (max {merged.abs().max().item():g})")
-        elif name in self.weights.lora.pairs and torch.equal(rounded, before.to(rounded.dtype)):
+        stored = getattr(torch, self.dtype)
+        same = name in self.weights.adapter.changes
+        worst: Block | None = None
+        for block in self.weights.blocks(name):
+            rounded = block.merged.to(stored)
+            if worst is None and not _is_finite(rounded, self.dtype):
+                worst = block
+            same = same and torch.equal(rounded, block.before.to(stored))
+            yield rounded
+        if worst is not None:
+            self._note(name, worst)
+        elif same:
             self.unchanged.append(name)
-        return rounded
 
-    def raise_problems(self, where: str, base_weights: BaseWeights) -> None:
+    def _note(self, name: str, block: Block) -> None:
+        """Why the first rows that are not finite are not."""
+        if not bool(block.before.isfinite().all()):
+            self.problems.append(f"{name}: the base's weights are not finite")
+        elif not bool(block.merged.isfinite().all()):
+            self.problems.append(f"{name}: the delta is not finite")
+        else:
+            self.overflows.append(f"{name} (max {block.merged.abs().max().item():g})")
+
+    def raise_problems(self, where: str) -> None:
         """Raise what was collected."""
         if self.problems:
             raise AssayError("the merge is not finite", where=where, got=listed(self.problems, 20))
@@ -129,14 +156,36 @@ class _Rounding:
             raise AssayError(
                 f"merged weights do not fit into {self.dtype}",
                 where=where,
-                expected="at most 65504",
+                expected=f"at most {65504 if self.dtype == 'float16' else 3.39e38:g}",
                 got=listed(self.overflows, 20),
-                hint="--dtype bfloat16 or --dtype float32",
+                hint="--dtype bfloat16 or --dtype float32" if self.dtype == "float16" else "--dtype float32",
             )
-        lora = self.weights.lora
-        if len(self.unchanged) == len(lora.pairs) and not lora.replaced and base_weights == "w16":
+        adapter = self.weights.adapter
+        changed = set(self.weights.names()) & set(adapter.changes)  # a head that stays tied is not stored
+        if changed == set(self.unchanged) and not any(map(self._differs, adapter.replaced)):
             raise AssayError(
                 f"the adapter changes nothing: every delta vanishes when rounded to {self.dtype}",
                 where=where,
-                hint="--dtype float32",
+                hint="--dtype float32" if self.dtype != "float32" else "was it trained?",
             )
+
+    def _differs(self, name: str) -> bool:
+        """Is what takes this tensor's place another than the base's?"""
+        import torch
+
+        own, place = self.weights.base, self.weights.place(name)
+        key, brought = self.weights.adapter.replaced[name], self.weights.adapter.weights
+        if own.shape(place) != brought.shape(key):
+            return True
+        stored = getattr(torch, self.dtype)
+        pairs = zip(own.blocks(place), brought.blocks(key), strict=True)
+        return any(not torch.equal(before.to(stored), after.to(stored)) for (_, before), (_, after) in pairs)
+
+
+def _is_finite(values: torch.Tensor, dtype: Dtype) -> bool:
+    """Are all values finite? Asks the bits of the exponent, which takes one pass instead of three."""
+    import torch
+
+    mask = _EXPONENT[dtype]
+    bits = values.view(torch.int32 if dtype == "float32" else torch.int16)
+    return not bits.numel() or int(bits.bitwise_and(mask).amax()) != mask

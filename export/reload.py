@@ -1,62 +1,72 @@
-"""Loads a merged folder from disk, as a stranger would, before it is taken for an artifact."""
+"""Opens a merged folder from disk, as a stranger would, before it is taken for an artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from contract.errors import AssayError, listed
+from export.skeleton import Skeleton, skeleton_of
 from export.weights import FolderWeights
 
 
-def prove_reload(folder: Path, changed: Sequence[str], base_folder: Path) -> None:
-    """Open configuration, tokenizer, generation config and weights with transformers, in their stored dtype.
+def prove_reload(folder: Path, dtype: str) -> None:
+    """Open configuration, tokenizer, generation config and tensors with transformers' and safetensors' own readers.
+
+    No weights are loaded: names and shapes are compared with what transformers builds from the stored config.json, and
+    each tensor's first and last row, as safetensors reads them, with what was written there. All other bytes were read
+    back and compared while they were written.
 
     Args:
         folder: the merged model, before it is moved to its place.
-        changed: the weights the adapter changes; at least one must differ from the base's.
-        base_folder: where the base lies.
+        dtype: what every tensor must be stored in, as torch names it.
 
     Raises:
-        AssayError: keys missing, unexpected or of another shape, a tensor that is not finite, or a merged model that
-            is its base.
+        AssayError: a file that does not open, or tensors missing, unexpected, of another shape or dtype.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
     try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        skeleton = skeleton_of(folder)
         AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         GenerationConfig.from_pretrained(folder).validate(strict=True)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        weights = FolderWeights.open(folder)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise AssayError(
             "the merged model does not load again", where=str(folder), got=f"{type(error).__name__}: {error}"
         ) from None
-    problems = [
-        f"{name}: {kind}"
-        for kind, key in (
-            ("missing", "missing_keys"),
-            ("unexpected", "unexpected_keys"),
-            ("of another shape", "mismatched_keys"),
-        )
-        for name in info[key]
-    ]
-    problems += [
-        f"{name}: not finite" for name, tensor in model.named_parameters() if not bool(torch.isfinite(tensor).all())
-    ]
-    if problems:
+    if problems := [*_misfits(weights, skeleton), *_misread(weights, dtype)]:
         raise AssayError(
             "the merged model does not load again as it was written", where=str(folder), got=listed(problems, 20)
         )
-    loaded = dict(model.named_parameters())
-    base = FolderWeights.open(base_folder)
-    for name in changed:
-        if name not in base.files or name not in loaded:
-            return  # a head of its own that the base did not have
-        before = base.read(name)
-        if before.shape != loaded[name].shape or not torch.equal(before.to(loaded[name].dtype), loaded[name].data):
-            return
-    raise AssayError("the merged model is its base: the adapter changed nothing", where=str(folder))
+
+
+def _misfits(weights: FolderWeights, skeleton: Skeleton) -> list[str]:
+    stored = set(weights.names())
+    expected = set(skeleton.shapes) - ({skeleton.head} if skeleton.tied else set())
+    problems = [f"{name}: missing" for name in sorted(expected - stored)]
+    problems += [f"{name}: unexpected" for name in sorted(stored - expected)]
+    return problems + [
+        f"{name}: {list(weights.shape(name))}, the configuration makes it {list(skeleton.shapes[name])}"
+        for name in sorted(stored & expected)
+        if weights.shape(name) != skeleton.shapes[name]
+    ]
+
+
+def _misread(weights: FolderWeights, dtype: str) -> list[str]:
+    import torch
+    from safetensors import safe_open
+
+    problems = []
+    for path in sorted({tensor.file for tensor in weights.tensors.values()}):
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - it is no dict
+                rows = shard.get_slice(name)
+                count = rows.get_shape()[0]
+                for row in (0, count - 1):
+                    read = rows[row : row + 1]
+                    if read.dtype != getattr(torch, dtype):
+                        problems.append(f"{name}: read as {read.dtype}")
+                        break
+                    if not torch.equal(read, weights.read_rows(name, row, row + 1)):
+                        problems.append(f"{name}: row {row} reads as something else")
+    return problems

@@ -76,15 +76,16 @@ def open_model(model: Artifact) -> OpenedModel:
 
 
 def _open_adapter(model: Artifact, details: dict[str, Any]) -> OpenedModel:
-    from export.adapted import EMBEDDING, open_adapted
+    from export.adapted import open_adapted
     from export.clean import Cleaner
 
     adapted = open_adapted(model)
     weights = adapted.weights
 
     def source(scratch: Path) -> Source:
-        rows = weights.shape(EMBEDDING)[0] if EMBEDDING in weights.names() else adapted.base_config["vocab_size"]
-        Cleaner(adapted.base_folder, model.folder, scratch).write_all(dtype="float32", tied=weights.tied, rows=rows)
+        Cleaner(adapted.base_folder, model.folder, scratch).write_all(
+            dtype="float32", tied=weights.tied, rows=weights.rows
+        )
         return Source(
             scratch,
             read_json(scratch / "config.json"),

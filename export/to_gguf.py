@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact import Artifact, Draft, new_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError, did_you_mean, listed
+from export.quantize import FLOATS, LADDER, NEED_MATRIX
+
+if TYPE_CHECKING:
+    from export.gguf_file import FloatType, GgufPlan
+    from export.source import Source
 
 Check = Literal["structure", "logits"]
-QUANTS = ("f32", "f16", "q8_0", "q4_k_m")
+QUANTS = tuple(LADDER)
 _SCRATCH = ".scratch"
 
 
@@ -27,17 +32,20 @@ def export_gguf(
     strict: bool = False,
     threads: int = 2,
     name: str | None = None,
+    pre_tokenizer: str | None = None,
 ) -> list[Artifact]:
-    """Export a Llama-family model to GGUF. On an error none of them is made.
+    """Export a model of a known family (docs/families.md) to GGUF. On an error no artifact is made.
 
     Args:
         model: a merged artifact, a plain Hugging Face folder, or an adapter (merged in float32 while it is read).
         out: each artifact becomes a folder in here, named after its quantization.
-        quants: any of f32, f16, q8_0, q4_k_m.
+        quants: any of the ladder, `export.quantize.LADDER`.
         check: "structure" reads every tensor back and compares token ids; "logits" also compares with torch.
-        strict: refuse a quantization that some tensors cannot take.
+        strict: refuse a quantization that some tensors cannot take, and a tokenizer llama.cpp is known to read
+            otherwise in places.
         threads: for quantizing and for the logits check.
         name: of the files; the model's own by default.
+        pre_tokenizer: llama.cpp's name for the way text is cut, where it is not recognised. Ids are compared anyway.
 
     Returns:
         One artifact per quantization, in the order asked for.
@@ -46,9 +54,9 @@ def export_gguf(
         AssayError: an artifact is there already, or the model cannot be expressed.
         CheckFailed: what was written does not behave like its source. Nothing is left behind.
     """
-    from export.check_gguf import check_structure
-    from export.gguf_file import FloatType, plan_gguf, write_gguf
-    from export.quantize import quantize, types_found
+    from export.check_gguf import check_structure, check_tokenizer
+    from export.gguf_file import plan_gguf, write_vocabulary
+    from export.quantize import types_found
     from export.source import open_model
 
     _refuse_quants(quants, out)
@@ -76,21 +84,11 @@ def export_gguf(
         scratch = drafts[quants[0]].path / _SCRATCH  # goes with the draft if this process is killed
         scratch.mkdir()
         source = opened.source(scratch)
-        plan = plan_gguf(source)
-        _say_notes(plan.tables.notes, plan.tables.normalizes_nfc)
-
-        floats: FloatType = "f16" if source.all_float16 else "f32"  # what is quantized: nothing may be lost before
-        for float_type in ("f32", "f16"):
-            if float_type in paths:
-                print(f"writing {paths[float_type].name}", file=sys.stderr)
-                write_gguf(paths[float_type], plan, source, float_type, name=name, license_name=source.license_name)
-        quantized = [quant for quant in quants if quant not in ("f32", "f16")]
-        if quantized and floats not in paths:
-            write_gguf(scratch / "floats.gguf", plan, source, floats, name=name, license_name=source.license_name)
-        for quant in quantized:
-            print(f"quantizing {paths[quant].name}", file=sys.stderr)
-            quantize(paths.get(floats, scratch / "floats.gguf"), paths[quant], quant, threads)
-
+        plan = plan_gguf(source, pre_tokenizer)
+        _say_notes(plan)
+        write_vocabulary(scratch / "vocabulary.gguf", plan, source)
+        _tell(check_tokenizer(scratch / "vocabulary.gguf", plan), plan, strict, source.where)
+        _write(paths, plan, source, name, scratch / "floats.gguf", threads)
         for quant, draft in drafts.items():
             types = types_found(paths[quant], quant)
             if types.fallbacks:
@@ -103,27 +101,80 @@ def export_gguf(
                         got=sentence,
                         hint="leave out --strict, or take q8_0 or f16",
                     )
-            found = check_structure(paths[quant], plan, source)
             draft.details |= {
                 "tensor_types": types.tensor_types,
                 "bits_per_weight": types.bits_per_weight,
                 "fallbacks": types.fallbacks,
                 "tokenizer": plan.tables.pre,
-                **found,
+                **({"notes": list(plan.model.notes)} if plan.model.notes else {}),
+                **check_structure(paths[quant], plan, source),
             }
-            if found["extra_stop_ids"]:
-                print(f"note: llama.cpp also stops at {found['extra_stop_ids']}", file=sys.stderr)
         if check == "logits":
             from export.check_logits import check_logits
 
-            measured = check_logits(model, paths, threads)
+            half = plan.model.half_precision_activation
+            measured = check_logits(model, paths, threads, half_precision_activation=half)
             for quant, draft in drafts.items():
                 draft.measurements["logits"] = measured[quant]
         shutil.rmtree(scratch)
     return [draft.finished for draft in drafts.values()]
 
 
+def _write(
+    paths: Mapping[str, Path], plan: GgufPlan, source: Source, name: str, floats_path: Path, threads: int
+) -> None:
+    """Write the float files, then quantize from one of them, which is written to `floats_path` if nobody wants it."""
+    from export.gguf_file import write_gguf
+    from export.quantize import quantize
+
+    def write(path: Path, float_type: FloatType) -> None:
+        write_gguf(path, plan, source, float_type, name=name, license_name=source.license_name)
+
+    for float_type in FLOATS:
+        if float_type in paths:
+            print(f"writing {paths[float_type].name}", file=sys.stderr)
+            write(paths[float_type], float_type)
+    quantized = [quant for quant in paths if quant not in FLOATS]
+    lossless = _lossless(source)
+    if quantized and lossless not in paths:
+        write(floats_path, lossless)
+    for quant in quantized:
+        print(f"quantizing {paths[quant].name}", file=sys.stderr)
+        quantize(paths.get(lossless, floats_path), paths[quant], quant, threads)
+
+
+def _lossless(source: Source) -> FloatType:
+    """What quantized files are made from: nothing may be lost before."""
+    stored = {source.weights.dtype(name) for name in source.weights.names()}
+    return "f16" if stored == {"F16"} else "bf16" if stored == {"BF16"} else "f32"
+
+
+def _tell(found: Mapping[str, Any], plan: GgufPlan, strict: bool, where: str) -> None:
+    """Say where llama.cpp reads text, or stops, otherwise than torch.
+
+    Raises:
+        AssayError: `strict`, and it is known to read some text otherwise.
+    """
+    if found["extra_stop_ids"]:
+        print(f"note: llama.cpp also stops at {found['extra_stop_ids']}", file=sys.stderr)
+    if "tokenizer_differences" in found:
+        kind = plan.tables.pre if plan.tables.model == "gpt2" else "SentencePiece"
+        sentence = f"llama.cpp's {kind} cuts some text otherwise: {plan.tables.differs_where}"
+        if strict:
+            raise AssayError(
+                sentence, where=where, got=listed(found["tokenizer_differences"]), hint="leave out --strict"
+            )
+        print(f"note: {sentence}", file=sys.stderr)
+
+
 def _refuse_quants(quants: Sequence[str], out: Path) -> None:
+    for quant in quants:
+        if quant in NEED_MATRIX:
+            raise AssayError(
+                f"{quant} needs an importance matrix, and there is none",
+                expected=", ".join(QUANTS),
+                hint="llama.cpp picks the values of this type by how much each weight matters; take iq4_xs or q2_k",
+            )
     unknown = [quant for quant in quants if quant not in QUANTS]
     if unknown:
         raise AssayError(
@@ -138,11 +189,13 @@ def _refuse_quants(quants: Sequence[str], out: Path) -> None:
         refuse_existing(out / quant)
 
 
-def _say_notes(notes: Sequence[str], normalizes_nfc: bool) -> None:
-    if notes:
-        print(f"note: added tokens llama.cpp treats more simply: {listed(notes)}", file=sys.stderr)
-    if normalizes_nfc:
+def _say_notes(plan: GgufPlan) -> None:
+    for note in plan.model.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if plan.tables.notes:
+        print(f"note: added tokens: {listed(plan.tables.notes)}", file=sys.stderr)
+    if plan.tables.normalizes_nfc:
         print(
-            "note: the tokenizer composes characters (NFC) first; llama.cpp does not, so send composed text",
+            "note: the tokenizer composes characters (NFC) first; llama.cpp does not, and only assay makes up for it",
             file=sys.stderr,
         )

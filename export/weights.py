@@ -1,9 +1,12 @@
-"""Reads and writes safetensors shards tensor by tensor, so that no model is ever in memory whole."""
+"""Reads safetensors shards some rows at a time, so that no model, and no large tensor, is ever in memory whole."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,9 +18,24 @@ if TYPE_CHECKING:
     import torch
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-SHARD_BYTES = 5_000_000_000
 FLOAT_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors name -> bytes per value
-_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+BLOCK_VALUES = 1 << 18  # values handled at once: in float32 few enough for a processor's second-level cache
+_TORCH_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_BYTES = {**FLOAT_DTYPES, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_MAX_HEADER_BYTES = 100_000_000
 
 
 class Weights(Protocol):
@@ -40,13 +58,26 @@ class Weights(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in its file."""
+
+    file: Path
+    dtype: str  # as safetensors names it
+    shape: tuple[int, ...]
+    offset: int  # of its first byte in the file
+
+
 @dataclass
 class FolderWeights:
-    """The safetensors weights of a Hugging Face folder: one file, or shards with an index."""
+    """The safetensors weights of a Hugging Face folder: one file, or shards with an index.
+
+    Values are read, not mapped: a mapped page counts as memory for as long as the file is open.
+    """
 
     folder: Path
-    files: dict[str, Path]  # tensor name -> shard
-    _open: dict[Path, Any] = field(default_factory=dict)
+    tensors: dict[str, StoredTensor]
+    _open: dict[Path, io.FileIO] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> FolderWeights:
@@ -57,7 +88,7 @@ class FolderWeights:
         """
         single, index = folder / SINGLE_FILE, folder / INDEX_FILE
         if single.is_file():
-            return cls(folder, dict.fromkeys(_names_in(single), single))
+            return cls(folder, tensors_in(single))
         if not index.is_file():
             raise AssayError(
                 "there are no weights here",
@@ -67,13 +98,13 @@ class FolderWeights:
             )
         weight_map: dict[str, str] = read_json(index).get("weight_map", {})
         problems = []
-        present: dict[str, set[str]] = {}
+        present: dict[str, dict[str, StoredTensor]] = {}
         for shard in sorted(set(weight_map.values())):
             path = folder / shard
             if Path(shard).name != shard or not path.is_file():
                 problems.append(f"{shard}: no such shard")
                 continue
-            present[shard] = set(_names_in(path))
+            present[shard] = tensors_in(path)
             problems += [
                 f"{name}: in {shard} but not in the index"
                 for name in sorted(present[shard])
@@ -91,130 +122,106 @@ class FolderWeights:
                 got=listed(problems, 20) or "an empty index",
                 hint="download or save the model again",
             )
-        return cls(folder, {name: folder / shard for name, shard in weight_map.items()})
+        return cls(folder, {name: present[shard][name] for name, shard in weight_map.items()})
 
     @classmethod
     def of_file(cls, path: Path) -> FolderWeights:
         """The tensors of one safetensors file."""
-        return cls(path.parent, dict.fromkeys(_names_in(path), path))
+        return cls(path.parent, tensors_in(path))
 
-    def _slice(self, name: str) -> Any:
-        return self._shard(name).get_slice(name)
-
-    def _shard(self, name: str) -> Any:
-        from safetensors import safe_open
-
-        path = self.files[name]
-        if path not in self._open:
-            self._open[path] = safe_open(path, framework="pt")
-        return self._open[path]
+    def renamed(self, names: Mapping[str, str]) -> FolderWeights:
+        """The same tensors under other names (stored name -> name); those without one are left out."""
+        return FolderWeights(self.folder, {new: self.tensors[old] for old, new in names.items()})
 
     def names(self) -> list[str]:
         """All tensor names, sorted."""
-        return sorted(self.files)
+        return sorted(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        return tuple(self._slice(name).get_shape())
+        return self.tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """The stored dtype as safetensors names it."""
-        return str(self._slice(name).get_dtype())
+        return self.tensors[name].dtype
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in its stored dtype."""
-        tensor: torch.Tensor = self._shard(name).get_tensor(name)
-        return tensor
+        shape = self.shape(name)
+        return self.read_rows(name, 0, shape[0] if shape else 1)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of a tensor, in its stored dtype; a scalar is one row.
+
+        Raises:
+            AssayError: a dtype torch does not have, or a file cut short since it was opened.
+        """
+        import torch
+
+        tensor = self.tensors[name]
+        if tensor.dtype not in _TORCH_NAMES:
+            raise AssayError("a tensor of an unknown dtype", where=f"{tensor.file}: {name}", got=tensor.dtype)
+        dtype = getattr(torch, _TORCH_NAMES[tensor.dtype])
+        shape = (stop - start, *tensor.shape[1:]) if tensor.shape else ()
+        row_bytes = math.prod(tensor.shape[1:]) * dtype.itemsize
+        values = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
+        self._fill(tensor.file, values.numpy().data, tensor.offset + start * row_bytes)
+        return values.view(dtype).reshape(shape)
+
+    def blocks(self, name: str, values: int = BLOCK_VALUES) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensor some rows at a time (about `values` values), each with its first row's number."""
+        shape = self.shape(name)
+        count = shape[0] if shape else 1
+        step = max(1, values // max(1, math.prod(shape[1:])))
+        for start in range(0, count, step):
+            yield start, self.read_rows(name, start, min(start + step, count))
+
+    def _fill(self, path: Path, view: memoryview, offset: int) -> None:
+        if path not in self._open:
+            self._open[path] = io.FileIO(path)
+        while view:
+            count = os.preadv(self._open[path].fileno(), [view], offset)
+            if not count:
+                raise AssayError("a weights file was cut short while it was read", where=str(path))
+            view, offset = view[count:], offset + count
 
 
-def _names_in(path: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """The header of a safetensors file: 8 bytes of length, then JSON; values follow back to back.
 
+    Raises:
+        AssayError: it is none, or it is cut short.
+    """
     try:
-        with safe_open(path, framework="np") as shard:
-            return list(shard.keys())
-    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise ValueError(f"its header would be {length} bytes long")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        found = {
+            name: StoredTensor(path, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+            for name, entry in header.items()
+        }
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if end != size:
+            raise ValueError(f"{size} bytes, its header says {end}")
+        _refuse_extents(header)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AssayError(
             "a weights file cannot be read",
             where=str(path),
             got=str(error),
             hint="it may be cut short: download or save it again",
         ) from None
+    return found
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor to be written: its name, shape and dtype are known before its values are."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str  # as torch names it: "float16" …
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its values."""
-        size = FLOAT_DTYPES[_SAFETENSORS_NAMES[self.dtype]]
-        for extent in self.shape:
-            size *= extent
-        return size
-
-
-def write_shards(
-    folder: Path,
-    planned: Sequence[PlannedTensor],
-    values: Callable[[str], torch.Tensor],
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Write model.safetensors, or shards with an index, in name order, one tensor in memory at a time.
-
-    Args:
-        folder: where to write.
-        planned: what there will be.
-        values: gives each tensor, in its planned dtype and shape.
-        shard_bytes: the most bytes of values per file (one tensor may exceed it).
-    """
-    shards: list[list[PlannedTensor]] = [[]]
-    filled = 0
-    for tensor in sorted(planned, key=lambda tensor: tensor.name):
-        if shards[-1] and filled + tensor.size_bytes > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += tensor.size_bytes
-    if len(shards) == 1:
-        _write_file(folder / SINGLE_FILE, shards[0], values)
-        return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / name, shard, values)
-        weight_map |= {tensor.name: name for tensor in shard}
-    total = sum(tensor.size_bytes for tensor in planned)
-    (folder / INDEX_FILE).write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
-    )
-
-
-def _write_file(path: Path, planned: Iterable[PlannedTensor], values: Callable[[str], torch.Tensor]) -> None:
-    """The safetensors format: 8 bytes of header length, a JSON header, then the values back to back."""
-    import torch
-
-    planned = list(planned)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in planned:
-        header[tensor.name] = {
-            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.size_bytes],
-        }
-        offset += tensor.size_bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in planned:
-            value = values(tensor.name)
-            assert tuple(value.shape) == tensor.shape, tensor.name
-            assert str(value.dtype) == f"torch.{tensor.dtype}", tensor.name
-            value.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
+def _refuse_extents(header: dict[str, Any]) -> None:
+    """Raise ValueError where a tensor's bytes are not what its shape and dtype need."""
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        size = _BYTES.get(entry["dtype"])
+        if size and end - begin != math.prod(entry["shape"]) * size:
+            raise ValueError(f"{name} has {end - begin} bytes for {entry['shape']} of {entry['dtype']}")

@@ -118,7 +118,7 @@ class _Run:
         if until == "adapter":
             return self.result
         from_key = key_of(adapter=adapter.digest, made_from=from_key, merge=part["merge"], generate=part["generate"])
-        merged = self._stage("merged", from_key, lambda path: self._merge(adapter, path))
+        merged = self._stage("merged", from_key, lambda path: self._merge(adapter, splits, path))
         if until == "merged":
             return self.result
         self._gguf(merged, key_of(merged=merged.digest, made_from=from_key))
@@ -149,11 +149,17 @@ class _Run:
         self.ledger.note(unfinished, key, "")
         return train_adapter(self.recipe, splits, path, resume=True, device=self.device, threads=self.threads)
 
-    def _merge(self, adapter: Artifact, path: Path) -> Artifact:
+    def _merge(self, adapter: Artifact, splits: Splits, path: Path) -> Artifact:
         from export.merge import merge_adapter
+        from flow.choose_base import choose_base
 
         merge = self.recipe.merge
         base_weights: Literal["w16", "nf4"] = "nf4" if merge.base == "NF4" else "w16"
+        choice = None
+        if merge.base == "auto":
+            choice = choose_base(adapter, splits.valid, dtype=merge.dtype, threads=self.threads)
+            base_weights = choice.base
+            _say(choice.as_text())
         return merge_adapter(
             adapter,
             path,
@@ -161,6 +167,7 @@ class _Run:
             base_weights=base_weights,
             name=self.recipe.name,
             max_new_tokens=self.recipe.generate.max_new_tokens,
+            base_choice=choice.as_details() if choice else None,
         )
 
     def _gguf(self, merged: Artifact, merged_key: str) -> None:

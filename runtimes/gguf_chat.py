@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as api
 
-from contract.artifact_prompt import GGUF_SPARED_SPACE_KEY
+from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_SPARED_SPACE_KEY
 from contract.errors import AssayError
 from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 
@@ -29,6 +30,7 @@ class GgufVocab:
             raise AssayError("the GGUF has no tokenizer", where=str(path), expected="tokenizer.ggml.model")
         self.size: int = api.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._composes = self.metadata(GGUF_COMPOSES_KEY) == "true"
         self._spares_space = self.metadata(GGUF_SPARED_SPACE_KEY) == "true"
         self.bos_id = self._bos_id()
         declared = [self._declared(key) for key in _STOP_KEYS]
@@ -69,6 +71,8 @@ class GgufVocab:
         return b"".join(map(self._piece, ids)).decode("utf-8", errors="replace")
 
     def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        if self._composes:
+            text = unicodedata.normalize("NFC", text)
         if self._spares_space and len(text) > 1 and text[0] in " ▁":
             text = text[1:]  # llama.cpp puts it there again
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from export.gguf_pre_tokenizers import PreTokenizer
+from export.hard_texts import HARD_TEXTS
 from tests.tiny import TEXT, save_byte_level
 
 LLAMA3_REGEX = (
@@ -62,6 +65,43 @@ def train_sentencepiece(folder: Path) -> None:
     )
 
 
+def gemma_tokenizer(folder: Path) -> None:
+    """Gemma's way: no space in front, runs of spaces and of line ends as tokens of their own, control tokens inside."""
+    import sentencepiece
+    from transformers import GemmaTokenizerFast
+
+    text = folder / "corpus.txt"
+    text.write_text("\n".join(MORE_TEXT * 3), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=500,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        split_digits=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        control_symbols=["<start_of_turn>", "<end_of_turn>"],
+        user_defined_symbols=["\n\n", "\n\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<table>"],
+        minloglevel=2,
+        num_threads=1,
+    )
+    fast = GemmaTokenizerFast(vocab_file=str(folder / "tokenizer.model"))
+    fast.chat_template = (
+        "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    for name in ("corpus.txt", "tokenizer.vocab"):
+        (folder / name).unlink()
+
+
 def convert_sentencepiece(folder: Path) -> None:
     """The same tokenizer as tokenizer.json only, with two added tokens, one of them special."""
     from transformers import AddedToken, LlamaTokenizerFast
@@ -75,9 +115,40 @@ def convert_sentencepiece(folder: Path) -> None:
     (folder / "tokenizer.model").unlink()
 
 
+def metaspace_tokenizer(folder: Path) -> None:
+    """The same with Metaspace in place of two normalizers, and text behind a space, as newer Mistral models have it."""
+    from transformers import AddedToken, LlamaTokenizerFast
+
+    train_sentencepiece(folder)
+    fast = LlamaTokenizerFast.from_pretrained(folder, legacy=False)
+    fast.add_tokens([AddedToken(text, special=True, normalized=False) for text in ("[INST]", "[/INST]")])
+    fast.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
+        "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    fast.save_pretrained(folder)
+    (folder / "tokenizer.model").unlink()
+
+
 def byte_level_tokenizer(folder: Path, steps: list[Any], *, ignore_merges: bool = False, vocab_size: int = 512) -> None:
     """A byte-level BPE with the pre-tokenizer steps given, trained on more kinds of text."""
     save_byte_level(folder, steps, MORE_TEXT, ignore_merges=ignore_merges, vocab_size=vocab_size)
+
+
+def known_tokenizer(row: PreTokenizer, texts: Sequence[str] = HARD_TEXTS) -> Callable[[Path], None]:
+    """A maker of a tokenizer that cuts text as a row of the table of pre-tokenizers says.
+
+    It is trained on the very texts that are compared until whole pieces are tokens: a piece cut elsewhere shows.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    def make(folder: Path) -> None:
+        steps: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in row.splits]
+        steps += [pre_tokenizers.Digits(individual_digits=True)] if row.digits else []
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=row.gpt2))
+        save_byte_level(folder, steps, [*texts] * 4, ignore_merges=row.ignore_merges, vocab_size=10 * len(texts) + 2500)
+
+    return make
 
 
 def llama3_tokenizer(folder: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from contract.errors import AssayError
-from export.cli import export, merge
+from export.cli import export
+from flow.merge_cli import merge
 
 
 def test_merge_and_export_print_json(tmp_path: Path, adapter_folder: Path) -> None:

@@ -29,7 +29,8 @@ LLAMA3_ROPE = {
 
 
 def export(model: Path | Artifact, out: Path, *quants: str, **options: Any) -> list[Artifact]:
-    return export_gguf(model if isinstance(model, Artifact) else open_artifact(model), out, quants=quants, **options)
+    opened = model if isinstance(model, Artifact) else open_artifact(model)
+    return export_gguf(opened, out, quants=quants, threads=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +143,9 @@ def test_tensors_that_do_not_fit_are_all_named(
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"architectures": ["T5ForConditionalGeneration"]}, "Llama family only"),
+        ({"architectures": ["T5ForConditionalGeneration"]}, "not written for this model family"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"sliding_window": 64}, "sliding_window"),
         ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
     ],
 )
@@ -247,13 +247,13 @@ def test_the_logits_check_catches_swapped_heads(tmp_path: Path, llama_folder: Pa
     made = export(llama_folder, tmp_path / "gguf", "f16")[0]
     damaged(made.gguf_path, swap_halves, "blk.0.attn_q.weight")
     with pytest.raises(CheckFailed, match="mean_kl_nats"):
-        check_logits(open_artifact(llama_folder), {"f16": made.gguf_path}, threads=2)
+        check_logits(open_artifact(llama_folder), {"f16": made.gguf_path}, threads=1)
 
 
 def test_a_failed_check_leaves_nothing(tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import gguf_llama
+    from export import gguf_family
 
-    monkeypatch.setattr(gguf_llama, "interleave_halves", lambda tensor, heads: tensor)
+    monkeypatch.setattr(gguf_family, "interleave_halves", lambda tensor, heads: tensor)
     with pytest.raises(CheckFailed, match="does not compute"):  # structure agrees with itself, torch does not
         export(llama_folder, tmp_path / "gguf", "f16", "q8_0", check="logits")
     assert not list((tmp_path / "gguf").iterdir())

@@ -12,7 +12,9 @@ import pytest
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact
 from contract.errors import AssayError
 from export.merge import merge_adapter
+from export.peft_types import TYPES
 from tests.export.makers import edit_json, edit_tensors
+from tests.export.peft_makers import make_gpt2, make_peft
 from tests.tiny import make_adapter, make_llama
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
@@ -58,6 +60,21 @@ def tiny(tensors: dict[str, Any]) -> None:
         tensors[name] *= 1e-6
 
 
+def lose_a_module(tensors: dict[str, Any]) -> None:
+    for side in "AB":
+        del tensors[KEY.format(side)]
+
+
+def second_adapter(tensors: dict[str, Any]) -> None:
+    for number, name in enumerate(sorted(tensors)):
+        other = "one" if number % 2 else "two"
+        tensors[name.replace(".weight", f".{other}.weight")] = tensors.pop(name)
+
+
+def packed(tensors: dict[str, Any]) -> None:
+    tensors[KEY.format("B")] = tensors[KEY.format("B")].char()
+
+
 def cut_rank(tensors: dict[str, Any]) -> None:
     tensors[KEY.format("A")] = tensors[KEY.format("A")][:4]
     tensors[KEY.format("B")] = tensors[KEY.format("B")][:, :4]
@@ -73,6 +90,9 @@ def cut_rank(tensors: dict[str, Any]) -> None:
         (huge, r"do not fit into float16"),
         (tiny, r"changes nothing"),
         (cut_rank, r"the configuration says rank 8"),
+        (lose_a_module, r"layers.0.self_attn.q_proj: targeted, but not in the file"),
+        (second_adapter, r"several adapters in one file: one, two"),
+        (packed, r"q_proj.lora_B.weight: stored as I8"),
     ],
 )
 def test_damaged_weights(tmp_path: Path, adapter: Path, damage: Callable[[dict[str, Any]], None], match: str) -> None:
@@ -98,13 +118,19 @@ def test_all_problems_are_named_at_once(tmp_path: Path, adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"use_dora": True}, "DoRA"),
-        ({"peft_type": "IA3"}, "IA"),
-        ({"peft_type": "PROMPT_TUNING"}, "soft prompts"),
-        ({"bias": "all"}, "bias"),
-        ({"fan_in_fan_out": True}, "transposed"),
-        ({"init_lora_weights": "pissa"}, "pissa"),
-        ({"trainable_token_indices": [1]}, "token rows"),
+        ({"use_dora": True}, "magnitude vector disagree"),
+        ({"lora_bias": True}, "the bias of its B disagree"),
+        ({"use_dora": True, "lora_bias": True}, "use_dora and lora_bias"),
+        ({"peft_type": "IA3"}, "not a part of a IA3 adapter"),
+        ({"peft_type": "WONDER"}, "not known"),
+        ({"lora_alpha": None}, "lora_alpha: None, not what a LORA adapter needs"),
+        ({"r": 0}, "r: 0, not above 0"),
+        ({"target_modules": "(q_proj"}, "is no regular expression"),
+        ({"rank_pattern": {"q_proj": "four"}}, "not a number for each name"),
+        ({"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
+        ({"target_parameters": ["mlp.experts"]}, "fused experts"),
+        ({"layer_replication": [[0, 1]]}, "repeats layers"),
+        ({"trainable_token_indices": [1]}, "model.embed_tokens.weight: trained, but not in the file"),
         ({"from_the_future": 3}, "not known here"),
         ({"base_model_name_or_path": "/nowhere/base"}, "no such model folder"),
         ({"base_model_name_or_path": None}, "does not name its base"),
@@ -113,6 +139,114 @@ def test_all_problems_are_named_at_once(tmp_path: Path, adapter: Path) -> None:
 def test_settings_that_cannot_be_merged(tmp_path: Path, adapter: Path, changes: dict[str, Any], match: str) -> None:
     edit_json(adapter / "adapter_config.json", **changes)
     refuse(adapter, tmp_path / "merged", match)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, fate in TYPES.items() if not fate.merged])
+def test_types_that_cannot_be_merged(tmp_path: Path, adapter: Path, kind: str) -> None:
+    edit_json(adapter / "adapter_config.json", peft_type=kind)
+    message = refuse(adapter, tmp_path / "merged", f"{kind}: ")
+    assert TYPES[kind].why in message
+    assert TYPES[kind].instead in message
+
+
+def damage_dora(tensors: dict[str, Any]) -> None:
+    del tensors[KEY.format("A").replace("lora_A.weight", "lora_magnitude_vector")]
+
+
+def damage_ia3(tensors: dict[str, Any]) -> None:
+    name = "base_model.model.model.layers.0.self_attn.v_proj.ia3_l"
+    tensors[name] = tensors[name][:-1]
+
+
+def damage_rows(tensors: dict[str, Any]) -> None:
+    name = "base_model.model.model.embed_tokens.trainable_tokens_delta"
+    tensors[name] = tensors[name][:1]
+
+
+def damage_lokr(tensors: dict[str, Any]) -> None:
+    name = "base_model.model.model.layers.1.self_attn.v_proj.lokr_w2_a"
+    tensors[name.replace("w2_a", "w2_c")] = tensors.pop(name)
+
+
+def damage_norm(tensors: dict[str, Any]) -> None:
+    tensors["base_model.model.model.norm.ln_tuning_layers.weight"].fill_(float("nan"))
+
+
+OTHERS: list[tuple[str, dict[str, Any], Any, str]] = [
+    (
+        "LoraConfig",
+        {"target_modules": ["q_proj"], "use_dora": True},
+        damage_dora,
+        "q_proj.weight: use_dora and its magn",
+    ),
+    ("IA3Config", {"target_modules": ["v_proj"], "feedforward_modules": []}, damage_ia3, r"a vector of \[127, 1\]"),
+    ("TrainableTokensConfig", {"token_indices": [1, 40]}, damage_rows, "for 2 trained tokens"),
+    ("LoKrConfig", {"target_modules": ["v_proj"], "r": 2}, damage_lokr, "lokr_w2_c: "),
+    ("LNTuningConfig", {"target_modules": ["norm"]}, damage_norm, "norm.ln_tuning_layers.weight: not finite"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("kind", "settings", "damage", "match"), OTHERS)
+def test_damaged_adapters_of_other_types(
+    tmp_path: Path, kind: str, settings: dict[str, Any], damage: Callable[[dict[str, Any]], None], match: str
+) -> None:
+    import peft
+
+    base = make_llama(tmp_path / "base")
+    folder = make_peft(tmp_path / "adapter", base, getattr(peft, kind)(task_type="CAUSAL_LM", **settings))
+    edit_tensors(folder / "adapter_model.safetensors", damage)
+    refuse(folder, tmp_path / "merged", match)
+
+
+def test_an_adapter_as_training_begins_changes_nothing(tmp_path: Path, llama_folder: Path) -> None:
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    config = peft.IA3Config(target_modules=["v_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    refuse(tmp_path / "adapter", tmp_path / "merged", "changes nothing")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tied_delta_that_vanishes_changes_nothing(tmp_path: Path, llama_folder: Path) -> None:
+    folder = make_adapter(tmp_path / "adapter", llama_folder, target_modules=["embed_tokens"], ensure_weight_tying=True)
+
+    def shrink(tensors: dict[str, Any]) -> None:
+        for name in tensors:
+            if "lora_" in name:
+                tensors[name] *= 1e-6
+
+    edit_tensors(folder / "adapter_model.safetensors", shrink)
+    refuse(folder, tmp_path / "merged", "changes nothing")
+
+
+def test_conv1d_has_no_nf4_form(tmp_path: Path) -> None:
+    import peft
+
+    base = make_gpt2(tmp_path / "base")
+    folder = make_peft(tmp_path / "adapter", base, peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    refuse(folder, tmp_path / "merged", "Conv1D", base_weights="nf4", trained_on="nf4")
+
+
+def test_a_base_whose_tensors_are_not_its_configs(tmp_path: Path, adapter: Path) -> None:
+    base = make_llama(tmp_path / "base")
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit_tensors(base / "model.safetensors", lambda tensors: tensors.update({"model.extra": tensors.pop(name)}))
+    message = refuse(adapter, tmp_path / "merged", "not those of its config.json")
+    assert f"{name}: missing" in message
+    assert "model.extra: the model has no such tensor" in message
+
+
+def test_a_base_cut_short(tmp_path: Path, adapter: Path) -> None:
+    base = make_llama(tmp_path / "base")
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refuse(adapter, tmp_path / "merged", "a weights file cannot be read")
 
 
 def test_wrong_base(tmp_path: Path, adapter: Path) -> None:
@@ -190,8 +324,24 @@ def test_a_merge_that_does_not_load_again_leaves_nothing(
 
     write = merge.write_shards
 
-    def lose_one(folder: Path, planned: Any, values: Any, shard_bytes: int) -> None:
-        write(folder, planned[:-1], values, shard_bytes)
+    def lose_one(folder: Path, planned: Any, values: Any, shard_bytes: int) -> Any:
+        return write(folder, planned[:-1], values, shard_bytes)
 
     monkeypatch.setattr(merge, "write_shards", lose_one)
     refuse(adapter, tmp_path / "merged", "does not load again as it was written")
+
+
+def test_bytes_that_do_not_read_back_are_not_written_off(
+    tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import shards
+
+    write = shards._write_all
+
+    def drop_a_byte(descriptor: int, view: memoryview, offset: int) -> None:
+        write(descriptor, view, offset)
+        if len(view) > 100_000:
+            write(descriptor, memoryview(bytes([view[7] ^ 1])), offset + 7)
+
+    monkeypatch.setattr(shards, "_write_all", drop_a_byte)
+    refuse(adapter, tmp_path / "merged", "does not read back as it was written")

@@ -1,0 +1,93 @@
+"""What GGUF export takes, as Markdown: `python -m export.families_reference > docs/families.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from export.gguf_families import FAMILIES
+from export.gguf_pre_tokenizers import KNOWN
+from export.quantize import FLOATS, LADDER, NEED_MATRIX
+
+HEAD = """# What becomes a GGUF
+
+`assay export gguf` writes these model families, tokenizers and types. Anything else is refused, by name. Every file is
+read back: each tensor against its source, token ids in llama.cpp against Hugging Face's on a list of hard texts, and
+with `--check logits` its logits against torch: an F32 file to 1e-3 between logits. llama.cpp looks GELU up in a table
+of half-precision values, so that Gemma and GPT-2 are held to 1e-5 nats (mean KL) instead.
+
+This page is made from the program (`python -m export.families_reference > docs/families.md`); a test holds it true.
+"""
+
+TOKENIZERS = """## Tokenizers
+
+SentencePiece BPE, from `tokenizer.model` or from the merges of a `tokenizer.json` with byte fallback; text may get a
+space in front or not. Byte-level BPE, where the way text is cut before merging is one that llama.cpp has a name for. It
+is recognised by its steps and regular expressions:
+"""
+
+AFTER_TOKENIZERS = """\
+`--pre-tokenizer NAME` names another one of llama.cpp's. Token ids are compared all the same. Where llama.cpp is known
+to cut some text otherwise, that is said and recorded, and `--strict` refuses it; any other difference is an error.
+
+A tokenizer that composes characters (NFC) first, or spares leading spaces, is written with a note: llama.cpp does
+neither. Assay's own runtime makes up for both; other hosts do not. Ids that end a generation are written as EOS, EOT
+and EOM; a model that stops at more ids than those is refused, unless llama.cpp knows the others by name.
+"""
+
+TYPES = """## Types
+
+Bits are those of the type most tensors get; the mixtures give some tensors, above all the embeddings, a finer one, and
+the manifest says what came out. A tensor whose columns are no multiple of the block falls back to another type, which
+is said; `--strict` refuses it.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    matrix = ", ".join(f"`{name}`" for name in NEED_MATRIX)
+    return "\n".join(
+        [
+            HEAD,
+            "## Families\n",
+            *_table(
+                ("family", "class in config.json", "llama.cpp's name", "carried over", "refused"),
+                (
+                    (family.title, _code(family.classes), f"`{family.arch}`", family.carried, family.refused)
+                    for family in FAMILIES
+                ),
+            ),
+            TOKENIZERS,
+            *_table(
+                ("llama.cpp's name", "met in", "whole tokens skip merges", "llama.cpp is known to differ on"),
+                (
+                    (f"`{row.name}`", row.models, "yes" if row.ignore_merges else "no", row.differs_where or "nothing")
+                    for row in KNOWN
+                ),
+            ),
+            AFTER_TOKENIZERS,
+            TYPES,
+            *_table(
+                ("type", "bits per weight", "columns per block", "of the output embeddings"),
+                ((f"`{name}`", f"{kind.bits:g}", *_blocks(name)) for name, kind in LADDER.items()),
+            ),
+            f"Refused until there is an importance matrix, without which llama.cpp does not make them: {matrix}.\n",
+        ]
+    )
+
+
+def _blocks(name: str) -> tuple[str, str]:
+    kind = LADDER[name]
+    return ("any", "any") if name in FLOATS else (str(kind.block), str(kind.head_block))
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, tuple("---" for _ in head), *rows)]
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,55 @@
+"""The table of model families GGUF files are written for, and the way from a folder to its row."""
+
+from __future__ import annotations
+
+from contract.errors import AssayError, did_you_mean, listed
+from export import gguf_gemma, gguf_gpt2, gguf_llama, gguf_phi, gguf_qwen
+from export.gguf_family import Config, Family, GgufModel, resolved_config
+from export.source import Source
+
+FAMILIES: tuple[Family, ...] = (
+    *gguf_llama.FAMILIES,
+    *gguf_qwen.FAMILIES,
+    *gguf_gemma.FAMILIES,
+    *gguf_phi.FAMILIES,
+    *gguf_gpt2.FAMILIES,
+)
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+
+
+def read_model(source: Source) -> GgufModel:
+    """What `source`'s family says of it.
+
+    Raises:
+        AssayError: no such family, with the nearest known one; or what llama.cpp cannot express, all of it named.
+    """
+    family = _family(source)
+    missing = [key for key in family.keys if source.config.get(key) is None]
+    if missing:
+        raise AssayError(
+            f"this model cannot be written as a llama.cpp {family.arch}",
+            where=source.where,
+            got=listed(f"{key} is missing" for key in missing),
+        )
+    config = Config(resolved_config(source.folder, source.config, source.where), source.where)
+    names = set(source.weights.names())
+    embedding = next((name for name in _EMBEDDINGS if name in names), None)
+    rows = source.weights.shape(embedding)[0] if embedding else config["vocab_size"]
+    model = family.read(config, rows)
+    config.raise_problems(family.arch)
+    return model
+
+
+def _family(source: Source) -> Family:
+    seen = source.config.get("architectures") or []
+    known = {name: family for family in FAMILIES for name in family.classes}
+    for name in seen:
+        if name in known:
+            return known[name]
+    raise AssayError(
+        "GGUF is not written for this model family",
+        where=source.where,
+        got=listed(seen) or "no architectures in config.json",
+        expected=", ".join(known),
+        hint=did_you_mean(seen[0], known) if seen else None,
+    )

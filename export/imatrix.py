@@ -1,0 +1,239 @@
+"""Computes an importance matrix from templated training text, with hooks on torch's linear layers.
+
+llama.cpp's tools/imatrix defines the values. Text is one stream of ids, cut into chunks; where the tokenizer puts BOS
+in front, BOS replaces the first id of each chunk. Of every matrix in a block, the squares of what it is multiplied with
+are summed per column. The output matrix is left out, as llama-imatrix leaves it out by default.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.artifact import Artifact, open_artifact
+from contract.errors import AssayError
+from contract.example import Example, sha256_of_rows
+from contract.model_folder import chat_format
+from contract.prompt import PromptSpec, completion_ids, hf_tokenize, prompt_ids
+from export.imatrix_file import ImportanceMatrix
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.gguf_file import GgufPlan
+    from export.source import Source
+
+CHUNK_TOKENS = 512  # llama-imatrix's default context
+DEFAULT_CHUNKS = 100
+# llama-imatrix does not look at fewer tokens at once
+_LEAST_TOKENS = 16
+_BLOCK_WEIGHT = re.compile(r"blk\.\d+\..+\.weight")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The examples whose text an importance matrix is computed from."""
+
+    examples: Sequence[Example]
+    chunks: int = DEFAULT_CHUNKS  # at most
+    seed: int = 0  # the order in which examples are taken until there is text enough
+
+
+def check_split(model: Artifact, examples: Sequence[Example]) -> dict[str, Any]:
+    """See that `examples` are the training split that the model, or the adapter it was merged from, records.
+
+    Returns:
+        For the manifest: "data_sha256" of the rows, and "split": "train", or None where the model records no splits.
+
+    Raises:
+        AssayError: they are the validation or test split, or not the training split as it was trained on.
+    """
+    recorded = _recorded_splits(model)
+    data_sha256 = sha256_of_rows(examples)
+    if not recorded:
+        print(
+            f"note: {model.name} records no splits; that these examples are of its training split was not checked",
+            file=sys.stderr,
+        )
+        return {"data_sha256": data_sha256, "split": None}
+    for split, expected in recorded.items():
+        # rows numbered per file carry the split's name in front of their id where splits shared ids
+        prefixed = [replace(example, id=f"{split}-{example.id}") for example in examples]
+        if expected in (data_sha256, sha256_of_rows(prefixed)):
+            if split == "train":
+                return {"data_sha256": expected, "split": "train"}
+            raise AssayError(
+                f"these examples are the model's {split} split; an importance matrix is made from training text only",
+                where=str(model.path),
+                got=f"sha256 {data_sha256}",
+                hint="give the training split",
+            )
+    raise AssayError(
+        "these examples are not the training split this model records, so they may be of its validation or test split",
+        where=str(model.path),
+        expected=f"sha256 {recorded.get('train')}, without the rows that were dropped as repeated or leaked",
+        got=f"sha256 {data_sha256}",
+        hint="export.gguf.imatrix: true in the recipe lets assay run take the very rows",
+    )
+
+
+def _recorded_splits(model: Artifact) -> dict[str, str]:
+    if model.manifest.data_sha256:
+        return model.manifest.data_sha256
+    adapter = model.parent("adapter")
+    if adapter is None or not Path(adapter.path).is_dir():
+        return {}
+    found = open_artifact(adapter.path)
+    return found.manifest.data_sha256 if found.digest == adapter.digest else {}
+
+
+def calibration_ids(plan: GgufPlan, source: Source, calibration: Calibration, tokens: int) -> list[int]:
+    """Prompt and summary of one example after the other, as ids, until there are `tokens` of them or no more."""
+    chat = chat_format(source.folder)
+    spec = PromptSpec.from_dict(source.details["prompt"]) if "prompt" in source.details else PromptSpec()
+    tokenize, bos = hf_tokenize(plan.tokenizer), plan.special.bos
+    order = list(calibration.examples)
+    random.Random(calibration.seed).shuffle(order)
+    ids: list[int] = []
+    for example in order:
+        messages = spec.messages(example.document)
+        for summary in example.references:
+            ids += prompt_ids(chat, messages, tokenize, bos)
+            ids += completion_ids(chat, messages, summary, tokenize, bos)
+        if len(ids) >= tokens:
+            break
+    return ids[:tokens]
+
+
+def compute_imatrix(
+    model: Artifact, plan: GgufPlan, source: Source, calibration: Calibration, *, threads: int
+) -> ImportanceMatrix:
+    """Run the model in torch, in float32, over the examples' text and sum up what each block's matrices see.
+
+    Args:
+        model: merged, a plain folder, or an adapter (merged in float32, onto the base's stored weights).
+        plan: which tensors the GGUF has.
+        source: the same model, for its folder and its words.
+        calibration: the examples, and how much of them.
+        threads: CPU threads.
+
+    Raises:
+        AssayError: the text is too short for one chunk, or an activation is not finite.
+    """
+    chunk_tokens = min(CHUNK_TOKENS, plan.model.context)
+    ids = calibration_ids(plan, source, calibration, calibration.chunks * chunk_tokens)
+    bos = plan.special.bos if plan.special.add_bos else None
+    return matrix_of_ids(model, plan, ids, chunk_tokens=chunk_tokens, bos=bos, threads=threads)
+
+
+def matrix_of_ids(
+    model: Artifact, plan: GgufPlan, ids: Sequence[int], *, chunk_tokens: int, bos: int | None, threads: int
+) -> ImportanceMatrix:
+    """The matrix of a stream of ids, cut into whole chunks; what is left over at its end is not used.
+
+    Args:
+        model: as `compute_imatrix`.
+        plan: which tensors the GGUF has.
+        ids: the stream.
+        chunk_tokens: tokens per chunk, at least 16.
+        bos: replaces the first id of each chunk, unless None.
+        threads: CPU threads.
+
+    Raises:
+        AssayError: the ids are fewer than one chunk, or an activation is not finite.
+    """
+    import torch
+
+    chunks = len(ids) // chunk_tokens
+    if chunks < 1 or chunk_tokens < _LEAST_TOKENS:
+        raise AssayError(
+            "there is too little text for an importance matrix",
+            where=str(model.path),
+            got=f"{len(ids)} tokens",
+            expected=f"at least one chunk of {max(chunk_tokens, _LEAST_TOKENS)}",
+            hint="give more examples",
+        )
+    torch.set_num_threads(threads)
+    network = _load(model)
+    sums = _Sums(_modules(plan, network))
+    try:
+        with torch.inference_mode():
+            for start in range(0, chunks * chunk_tokens, chunk_tokens):
+                row = list(ids[start : start + chunk_tokens])
+                row[0] = row[0] if bos is None else bos
+                network.base_model(input_ids=torch.tensor([row]), use_cache=False)
+    finally:
+        sums.close()
+    return ImportanceMatrix(sums.finished(str(model.path)), chunks * chunk_tokens, chunks, chunk_tokens, "")
+
+
+def _load(model: Artifact) -> Any:
+    """A transformers model in float32, with the attention that every family's own rules are written for."""
+    from runtimes.torch_load import load_adapter, load_merged
+
+    loaded = (
+        load_adapter(model, base_weights="w16", merge_dtype="float32")
+        if model.kind == "adapter"
+        else load_merged(model, base_weights=None)
+    )
+    loaded.model.set_attn_implementation("eager")
+    return loaded.model
+
+
+def _modules(plan: GgufPlan, network: Any) -> dict[str, torch.nn.Module]:
+    """GGUF name -> the layer that multiplies with it, for every matrix of a block."""
+    modules = dict(network.named_modules())
+    found = {}
+    for tensor in plan.tensors:
+        if tensor.source is None or len(tensor.shape) != 2 or not _BLOCK_WEIGHT.fullmatch(tensor.name):
+            continue
+        name = tensor.source.removesuffix(".weight")
+        found[tensor.name] = modules[name if name in modules else plan.model.prefix + name]
+    return found
+
+
+class _Sums:
+    """Per tensor the sum of squared inputs, taken while the model runs."""
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._hooks = [module.register_forward_pre_hook(self._hook(name)) for name, module in modules.items()]
+        self._names = list(modules)
+
+    def _hook(self, name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+        import torch
+
+        def add(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+            squares = rows.square().sum(dim=0, dtype=torch.float64)
+            self._sums[name] = squares + self._sums[name] if name in self._sums else squares
+
+        return add
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def finished(self, where: str) -> dict[str, Any]:
+        """The sums as float32 arrays.
+
+        Raises:
+            AssayError: one is not finite.
+        """
+        found = {name: self._sums[name].float() for name in self._names}
+        broken = [name for name, sums in found.items() if not bool(sums.isfinite().all())]
+        if broken:
+            raise AssayError("activations are not finite", where=where, got=_listed(broken))
+        return {name: sums.numpy() for name, sums in found.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    from contract.errors import listed
+
+    return listed(names)
