@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,12 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for example in examples:
             file.write(json.dumps(example.as_row(), ensure_ascii=False) + "\n")
+
+
+def sha256_of_rows(examples: Sequence[Example]) -> str:
+    """The sha256 over the rows as canonical JSON (keys sorted, UTF-8), one per line, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        row = json.dumps(example.as_row(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        digest.update(row.encode() + b"\n")
+    return digest.hexdigest()

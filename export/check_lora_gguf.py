@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contract.errors import listed
 from export.adapted import AdaptedWeights
 from export.check_gguf import CheckFailed
+from export.gguf_family import interleave_halves
 from export.lora_gguf_file import LoraType, pair_values
 from export.lora_gguf_plan import LoraPair, LoraPlan
-
-if TYPE_CHECKING:
-    import torch
+from export.weights import BLOCK_VALUES
 
 # The most ‖product - delta‖/‖delta‖: rounding both factors to float16 costs about 4e-4 unless most of it cancels out.
 ERROR_LIMITS: dict[LoraType, float] = {"f32": 1e-5, "f16": 5e-3}
@@ -81,38 +79,24 @@ def _metadata(reader: Any, plan: LoraPlan) -> list[str]:
 
 
 def _product_error(pair: LoraPair, weights: AdaptedWeights, alpha: float, a: Any, b: Any) -> float:
-    """What llama.cpp would add, against what merging adds once it is put into the GGUF's layout."""
+    """‖alpha / rank · B·A - delta‖ / ‖delta‖ of what is stored and what merging adds, some rows of the base at a time."""
     import torch
 
-    delta = pair.tensor.load(_Deltas(weights)).double()
-    lora_a, lora_b = torch.from_numpy(a.copy()).double(), torch.from_numpy(b.copy()).double()
-    product = lora_a @ lora_b.T if pair.embedded else lora_b @ lora_a
-    difference = float(torch.linalg.norm(product * (alpha / b.shape[1]) - delta))
-    norm = float(torch.linalg.norm(delta))
-    return difference / norm if norm else math.inf if difference else 0.0
-
-
-@dataclass(frozen=True)
-class _Deltas:
-    """What the adapter adds to each weight, by the base's names; see `export.weights.Weights`."""
-
-    weights: AdaptedWeights
-
-    def names(self) -> list[str]:
-        """The changed weights."""
-        return sorted(self.weights.adapter.changes)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The base's."""
-        return self.weights.shape(name)
-
-    def dtype(self, name: str) -> str:
-        """Added in float32."""
-        return "F32"
-
-    def read(self, name: str) -> torch.Tensor:
-        """The change of a weight that is zero."""
-        import torch
-
-        add = self.weights.adapter.changes[name].prepare(self.weights.adapter.read, lambda: iter(()))
-        return add(torch.zeros(self.shape(name)), 0)
+    change, layout = pair.change, pair.tensor.layout
+    add = change.prepare(weights.adapter.read, lambda: iter(()))
+    lora_a, lora_b = torch.from_numpy(a.copy()).float(), torch.from_numpy(b.copy()).float()
+    if layout.heads is not None:
+        order = interleave_halves(torch.arange(len(lora_b)), layout.heads)  # row of the GGUF -> row of the base
+        lora_b = torch.empty_like(lora_b).index_copy_(0, order, lora_b)
+    if pair.embedded:
+        left, right = lora_a, lora_b.T
+    else:
+        left, right = (lora_a.T, lora_b.T) if layout.transposed else (lora_b, lora_a)
+    difference, norm, scale = 0.0, 0.0, alpha / b.shape[1]
+    step = max(1, BLOCK_VALUES // right.shape[1])
+    for start in range(0, len(left), step):
+        product = left[start : start + step] @ right
+        delta = add(torch.zeros_like(product), start)
+        difference += float((product * scale - delta).square().sum())
+        norm += float(delta.square().sum())
+    return math.sqrt(difference / norm) if norm else math.inf if difference else 0.0

@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from contract.artifact import Artifact, open_artifact
+from export.lora_gguf_cli import lora_gguf
 
 
 @click.group()
@@ -80,6 +81,9 @@ def gguf(
             f"{artifact.gguf_path}  {artifact.size_bytes / 1e6:.2f} MB, "
             f"{artifact.details['bits_per_weight']:.2f} bits per weight ({types})"
         )
+
+
+export.add_command(lora_gguf)
 
 
 def summary(artifact: Artifact) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import random
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact import Artifact, open_artifact
-from contract.errors import AssayError
+from contract.artifact import Artifact, open_artifact, sha256_of
+from contract.errors import AssayError, listed
 from contract.example import Example, sha256_of_rows
 from contract.model_folder import chat_format
 from contract.prompt import PromptSpec, completion_ids, hf_tokenize, prompt_ids
-from export.imatrix_file import ImportanceMatrix
+from export.imatrix_file import ImportanceMatrix, write_imatrix
 
 if TYPE_CHECKING:
     import torch
@@ -110,38 +110,62 @@ def calibration_ids(plan: GgufPlan, source: Source, calibration: Calibration, to
     return ids[:tokens]
 
 
-def compute_imatrix(
-    model: Artifact, plan: GgufPlan, source: Source, calibration: Calibration, *, threads: int
-) -> ImportanceMatrix:
-    """Run the model in torch, in float32, over the examples' text and sum up what each block's matrices see.
+def make_imatrix(
+    model: Artifact, plan: GgufPlan, source: Source, calibration: Calibration, path: Path, *, threads: int
+) -> dict[str, Any]:
+    """Run the model in torch, in float32, over the examples' text and write the importance matrix to `path`.
 
     Args:
         model: merged, a plain folder, or an adapter (merged in float32, onto the base's stored weights).
         plan: which tensors the GGUF has.
         source: the same model, for its folder and its words.
         calibration: the examples, and how much of them.
+        path: the new file.
         threads: CPU threads.
 
+    Returns:
+        For the manifest: "sha256" of the file, "chunks", "chunk_tokens", "tokens", "seed", and `check_split`'s.
+
     Raises:
-        AssayError: the text is too short for one chunk, or an activation is not finite.
+        AssayError: they are not the training split, their text is too short for one chunk, or an activation is not
+            finite.
     """
+    checked = check_split(model, calibration.examples)
     chunk_tokens = min(CHUNK_TOKENS, plan.model.context)
     ids = calibration_ids(plan, source, calibration, calibration.chunks * chunk_tokens)
     bos = plan.special.bos if plan.special.add_bos else None
-    return matrix_of_ids(model, plan, ids, chunk_tokens=chunk_tokens, bos=bos, threads=threads)
+    data = f"{checked['split'] or 'examples'} sha256:{checked['data_sha256']}"
+    matrix = matrix_of_ids(model, plan, ids, chunk_tokens=chunk_tokens, bos=bos, data=data, threads=threads)
+    write_imatrix(path, matrix)
+    return {
+        "sha256": sha256_of(path),
+        "chunks": matrix.chunks,
+        "chunk_tokens": chunk_tokens,
+        "tokens": matrix.tokens,
+        "seed": calibration.seed,
+        **checked,
+    }
 
 
 def matrix_of_ids(
-    model: Artifact, plan: GgufPlan, ids: Sequence[int], *, chunk_tokens: int, bos: int | None, threads: int
+    model: Artifact,
+    plan: GgufPlan,
+    ids: Sequence[int],
+    *,
+    chunk_tokens: int,
+    bos: int | None,
+    data: str,
+    threads: int,
 ) -> ImportanceMatrix:
     """The matrix of a stream of ids, cut into whole chunks; what is left over at its end is not used.
 
     Args:
-        model: as `compute_imatrix`.
+        model: as `make_imatrix`.
         plan: which tensors the GGUF has.
         ids: the stream.
         chunk_tokens: tokens per chunk, at least 16.
         bos: replaces the first id of each chunk, unless None.
+        data: says which text it is.
         threads: CPU threads.
 
     Raises:
@@ -169,7 +193,7 @@ def matrix_of_ids(
                 network.base_model(input_ids=torch.tensor([row]), use_cache=False)
     finally:
         sums.close()
-    return ImportanceMatrix(sums.finished(str(model.path)), chunks * chunk_tokens, chunks, chunk_tokens, "")
+    return ImportanceMatrix(sums.finished(str(model.path)), chunks * chunk_tokens, chunks, chunk_tokens, data)
 
 
 def _load(model: Artifact) -> Any:
@@ -229,11 +253,5 @@ class _Sums:
         found = {name: self._sums[name].float() for name in self._names}
         broken = [name for name, sums in found.items() if not bool(sums.isfinite().all())]
         if broken:
-            raise AssayError("activations are not finite", where=where, got=_listed(broken))
+            raise AssayError("activations are not finite", where=where, got=listed(broken))
         return {name: sums.numpy() for name, sums in found.items()}
-
-
-def _listed(names: Iterable[str]) -> str:
-    from contract.errors import listed
-
-    return listed(names)

@@ -33,9 +33,18 @@ class LoraPair:
     embedded: bool  # of the input embeddings, which llama.cpp looks up instead of multiplying
     factor: float  # what B is multiplied by, so that alpha / rank is the scale of every pair
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The shapes of `matrices`."""
+        rows, columns = self.tensor.shape
+        if self.embedded:
+            return (rows, self.rank), (columns, self.rank)
+        return (self.rank, columns), (rows, self.rank)
+
     def matrices(self, weights: AdaptedWeights) -> tuple[torch.Tensor, torch.Tensor]:
-        """A [rank, columns] and B [rows, rank], in float32 and llama.cpp's layout, whose product is scaled by
-        alpha / rank; A of the input embeddings [tokens, rank].
+        """A and B in float32 and llama.cpp's layout: [rank, columns] and [rows, rank].
+
+        Of the input embeddings, whose rows are looked up: [tokens, rank] and [columns, rank].
         """
         read = weights.adapter.read
         a, b = read(self.change.a), read(self.change.b)
@@ -71,9 +80,12 @@ def refuse_kind(folder: Path) -> None:
     path = folder / CONFIG_FILE
     values = read_json(path)
     kind = str(values.get("peft_type"))
-    found = {kind: TYPES[kind]} if kind in TYPES else {}
-    found |= {key: SETTINGS[key] for key in SETTINGS if SETTINGS[key].merged and values.get(key) not in (None, "none")}
-    refused = {key: fate for key, fate in found.items() if not fate.lora_gguf and (key == kind or values[key])}
+    refused = {kind: TYPES[kind]} if kind in TYPES and not TYPES[kind].lora_gguf else {}
+    refused |= {
+        key: fate
+        for key, fate in SETTINGS.items()
+        if fate.merged and not fate.lora_gguf and values.get(key) and values[key] != "none"
+    }
     if refused:
         hints = dict.fromkeys(fate.instead or _MERGED for fate in refused.values())
         raise AssayError(
@@ -101,14 +113,11 @@ def plan_lora(model: AdaptedModel) -> LoraPlan:
     places = {tensor.source: tensor for tensor in plan_tensors(family, weights.base, source.where)}
     problems = [*_problems(weights, weights.adapter.changes), *_replacements(weights)]
     if problems:
-        raise AssayError(
-            "this adapter cannot become a LoRA GGUF", where=where, got=listed(problems, 20), hint=_MERGED
-        )
+        raise AssayError("this adapter cannot become a LoRA GGUF", where=where, got=listed(problems, 20), hint=_MERGED)
     scaled = {}
     for name, change in weights.adapter.changes.items():
         assert isinstance(change, LowRank)
-        [rank] = {weights.adapter.weights.shape(change.b)[1]}
-        scaled[name] = change, rank
+        scaled[name] = change, weights.adapter.weights.shape(change.b)[1]
     alpha = max((change.scale * rank for change, rank in scaled.values()), key=abs)
     if alpha == 0.0:
         raise AssayError("the adapter is scaled to nothing", where=where, got="lora_alpha 0")
@@ -116,7 +125,7 @@ def plan_lora(model: AdaptedModel) -> LoraPlan:
         LoraPair(
             places[name], change, rank, embedded=name == weights.skeleton.embedding, factor=change.scale * rank / alpha
         )
-        for name, (change, rank) in sorted(scaled.items(), key=lambda item: list(places).index(item[0]))
+        for name, (change, rank) in sorted(scaled.items())
     ]
     return LoraPlan(family.arch, alpha, pairs)
 
@@ -129,7 +138,9 @@ def _problems(weights: AdaptedWeights, changes: dict[str, Change]) -> list[str]:
         if not isinstance(change, LowRank) or change.magnitude is not None:
             problems.append(f"{name}: its change is more than B·A")
         elif skeleton.tied and name in (skeleton.embedding, skeleton.head):
-            problems.append(f"{name}: input and output embeddings are one tensor, and llama.cpp would change both")
+            problems.append(
+                f"{name}: input and output embeddings are one tensor, and llama.cpp cannot change one alone"
+            )
         elif name not in multiplied:
             problems.append(f"{name}: llama.cpp applies no adapter there")
     return sorted(problems)

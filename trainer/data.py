@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.errors import AssayError, listed
-from contract.example import Columns, Example, read_examples
+from contract.example import Columns, Example, read_examples, sha256_of_rows
 from trainer.duplicates import Dropped, drop_leaks, drop_repeats
 
 if TYPE_CHECKING:
@@ -87,15 +85,6 @@ def load_splits(recipe: Recipe, data: str | None = None) -> Splits:
     return Splits(
         rows["train"], rows["valid"], rows["test"], {name: sha256_of_rows(rows[name]) for name in SPLITS}, report
     )
-
-
-def sha256_of_rows(examples: list[Example]) -> str:
-    """The sha256 over the rows as canonical JSON (keys sorted, UTF-8), one per line, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        row = json.dumps(example.as_row(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        digest.update(row.encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _read(recipe: Recipe, data: str | None) -> tuple[dict[str, str], dict[str, list[Example]]]:

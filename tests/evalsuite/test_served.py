@@ -20,6 +20,7 @@ from contract.verdict import read_verdicts
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate
 from evalsuite.gate import judge
+from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.results import Results, read_predictions, read_results
 from evalsuite.served.endpoint import connect
 from export.to_gguf import export_gguf
@@ -27,6 +28,7 @@ from tests.evalsuite.chain import edit_gguf
 from tests.evalsuite.proxy import Body, assay_serve, proxy
 
 ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = 24 + len(HARD_TEXTS)
 LONG = "\n".join(f"Mara: line {index}, and nothing else." for index in range(40))
 
 
@@ -92,7 +94,7 @@ def test_what_is_served_faithfully_passes(gguf: Path, url: str, documents: list[
     [comparison] = row.comparisons
     served = comparison.served
     assert served is not None
-    assert (comparison.purpose, comparison.prompts, comparison.prompt_ids_differ) == ("serving", 42, 0)
+    assert (comparison.purpose, comparison.prompts, comparison.prompt_ids_differ) == ("serving", PROMPTS, 0)
     assert (served.digest, served.same_text.mean, served.completion_tokens_differ) == (
         row.comparisons[0].reference_digest,
         1,
@@ -198,7 +200,7 @@ BETWEEN: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "says-no-usage": (
         {"answer": lambda body: body.pop("usage")},
         {"served_prompt_tokens_differ": "inconclusive", "served_truncated": "inconclusive"},
-        "not reported for 42 of 42 prompts",
+        f"not reported for {PROMPTS} of {PROMPTS} prompts",
     ),
     "counts-cached-prompts-as-none": (
         {"answer": count(prompt_tokens=0)},
