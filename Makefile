@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run train merge export-gguf eval-all serve bench test check tiny-base dialogues clean
+.PHONY: help setup demo run train merge export-gguf eval-all serve ollama bench test check tiny-base dialogues clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ eval-all: $(READY) ## … and score every artifact into RUN/eval
 
 serve: $(READY) ## Serve RUN's Q4_K_M on PORT
 	$(BIN)/assay serve $(RUN)/gguf/q4_k_m --port $(PORT) --threads $(THREADS)
+
+ollama: $(READY) ## Write RUN/ollama: a Modelfile for RUN's Q4_K_M
+	$(BIN)/assay export ollama $(RUN)/gguf/q4_k_m --out $(RUN)/ollama
 
 bench: $(READY) ## Side by side with the usual ways; prints ratios (needs what make demo made)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.evaluation --run $(RUN) --threads $(THREADS)

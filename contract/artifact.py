@@ -38,7 +38,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Parent:
-    """What an artifact was made from. role: "base", "adapter", "merged"."""
+    """What an artifact was made from. role: "base", "adapter", "merged", "gguf"."""
 
     role: str
     path: str  # a folder, or a hub id

@@ -31,8 +31,18 @@ Quant = Literal[
     "q3_k_l",
     "q3_k_m",
     "q3_k_s",
+    "iq3_xxs",
     "q2_k",
+    "iq2_m",
+    "q2_k_s",
+    "iq2_s",
+    "iq2_xs",
+    "iq2_xxs",
+    "iq1_m",
+    "iq1_s",
 ]
+# llama.cpp does not make these without an importance matrix
+NEED_IMATRIX: tuple[Quant, ...] = ("iq3_xxs", "iq2_m", "q2_k_s", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")
 
 
 class _Part(BaseModel):
@@ -174,6 +184,11 @@ class GgufPart(_Part):
         "logits", description="structure reads every tensor back; logits also runs it against torch."
     )
     strict: bool = Field(False, description="Refuse a quantization some tensors cannot take.")
+    imatrix: bool = Field(
+        False,
+        description="Weigh quantization errors with an importance matrix of the training split's text. The types "
+        "iq3_xxs, iq2_…, iq1_… and q2_k_s cannot be made without.",
+    )
 
 
 class ExportPart(_Part):
@@ -218,7 +233,15 @@ def _default_quant_limits() -> dict[Quant, QuantLimits]:
         "q3_k_l": limits(0.2, 0.87, 1.2, 3.0),
         "q3_k_m": limits(0.25, 0.855, 1.25, 3.0),
         "q3_k_s": limits(0.4, 0.82, 1.45, 4.0),
+        "iq3_xxs": limits(0.45, 0.81, 1.5, 4.0),
         "q2_k": limits(0.6, 0.78, 1.7, 5.0),
+        "iq2_m": limits(0.65, 0.77, 1.8, 5.0),
+        "q2_k_s": limits(0.7, 0.76, 1.9, 5.0),
+        "iq2_s": limits(0.8, 0.74, 2.0, 5.5),
+        "iq2_xs": limits(0.9, 0.72, 2.2, 6.0),
+        "iq2_xxs": limits(1.1, 0.68, 2.6, 7.0),
+        "iq1_m": limits(1.4, 0.62, 3.5, 8.0),
+        "iq1_s": limits(1.7, 0.58, 4.5, 10.0),
     }
 
 
@@ -307,6 +330,9 @@ class Recipe(_Part):
         quants = self.export.gguf.quants
         if len(set(quants)) != len(quants):
             raise ValueError("export.gguf.quants names a type twice")
+        unweighed = [quant for quant in quants if quant in NEED_IMATRIX and not self.export.gguf.imatrix]
+        if unweighed:
+            raise ValueError(f"{', '.join(unweighed)} cannot be made without export.gguf.imatrix: true")
         never = [label for label in self.gate.require if label not in ("merged", *quants)]
         if never:
             raise ValueError(f"gate.require names what is never made: {', '.join(never)}")

@@ -7,8 +7,11 @@ goes on from here, and one more artifact costs only its own scoring. The folder 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +23,7 @@ from evalsuite.results import RESULTS_SCHEMA, from_json
 
 CACHE_FOLDER = "cache"
 KEEP_LOGITS_BYTES = 1_000_000_000  # logits over this are not kept once an evaluation is complete
+_LOCK_FILE = ".lock"
 _SCHEMA = 1
 _ENGINES = ("torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "assay")
 
@@ -37,6 +41,24 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AssayError("the output folder cannot be made here", where=str(folder), got=str(error)) from None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else evaluates into this folder meanwhile: two would drop each other's entries.
+
+        Raises:
+            AssayError: somebody does.
+        """
+        with (self._folder / _LOCK_FILE).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AssayError(
+                    "another evaluation is being made in this folder",
+                    where=str(self._folder.parent),
+                    hint="wait for it, or give another --out",
+                ) from None
+            yield
 
     def key(self, **parts: Any) -> str:
         """The digest of what a figure depends on; versions of the engines are part of it."""
@@ -70,5 +92,5 @@ class Cache:
         logits = [path for path in self._folder.glob("*.f32") if path.name in self._used]
         keep_logits = sum(path.stat().st_size for path in logits) <= KEEP_LOGITS_BYTES
         for path in self._folder.iterdir():
-            if path.name not in self._used or (path.suffix == ".f32" and not keep_logits):
+            if path.name not in {*self._used, _LOCK_FILE} or (path.suffix == ".f32" and not keep_logits):
                 path.unlink()

@@ -125,6 +125,9 @@ def _endpoint(
 @click.pass_context
 def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_json: bool) -> None:
     """Judge the figures of an evaluation again; exit 1 unless all required artifacts pass."""
+    from pydantic import ValidationError
+
+    from contract.errors import AssayError
     from contract.recipe import GatePart, load_recipe
     from evalsuite.folder import refuse_changed
     from evalsuite.gate import judge, proven, required
@@ -133,7 +136,15 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
 
     results = read_results(folder)
     refuse_changed(results)
-    gate = load_recipe(recipe).gate if recipe else GatePart.model_validate(results.limits)
+    try:
+        gate = load_recipe(recipe).gate if recipe else GatePart.model_validate(results.limits)
+    except ValidationError as error:
+        raise AssayError(
+            "the limits of the evaluation cannot be read",
+            where=str(folder),
+            got=str(error.errors()[0]["msg"]),
+            hint="run assay eval again, or give --recipe",
+        ) from None
     require = required(results.rows, gate) if recipe else results.require
     verdicts = judge(results, gate)
     if as_json:

@@ -78,37 +78,38 @@ def evaluate(
     roots = plan(artifacts, reference, base, served)
     data_sha256 = _data_sha256(examples)
     cache = Cache(out / CACHE_FOLDER)
-    walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, cache)
-    walk.trees(roots)
-    visits = [visit for visit in walk.visits if visit.node.is_row]
-    visits.sort(key=lambda visit: visit.node.label != "base")  # stable: the base first, then as they were visited
-    speeds = {visit.key: _speed(visit, threads, cache) if speed else None for visit in visits}
-    print("assay eval · scoring the texts …", file=sys.stderr, flush=True)
-    scorer = TaskScorer(examples, threads)
-    scored = {visit.key: score_visit(visit, scorer) for visit in walk.visits if visit.completions is not None}
-    rows = [row_of(visit, scored, speeds[visit.key]) for visit in visits]
-    found = {visit.node.label: scored[visit.key].predictions for visit in visits}
-    if endpoint and served:
-        local = next(visit for visit in visits if visit.node.artifact.digest == served.digest)
-        row, told = score_endpoint(endpoint, local, found[local.node.label], scorer, max_new_tokens)
-        rows.append(row)
-        found[row.label] = told.predictions
-    baselines = scorer.baselines()
-    print("assay eval · judging and writing …", file=sys.stderr, flush=True)
-    results = Results(
-        environment(threads),
-        _data(examples, data_sha256, walk.visits[0]),
-        max_new_tokens,
-        tuple(rows),
-        baselines,
-        gate.model_dump(mode="json"),
-        required(rows, gate) if recipe else tuple(row.label for row in rows if row.role == "candidate"),
-        scorer.signatures,
-    )
-    verdicts = judge(results, gate)
-    write_evaluation(out, results, verdicts, found)
-    stamp(results, verdicts)
-    cache.tidy()
+    with cache.held():
+        walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, cache)
+        walk.trees(roots)
+        visits = [visit for visit in walk.visits if visit.node.is_row]
+        visits.sort(key=lambda visit: visit.node.label != "base")  # stable: the base first, then as they were visited
+        speeds = {visit.key: _speed(visit, threads, cache) if speed else None for visit in visits}
+        print("assay eval · scoring the texts …", file=sys.stderr, flush=True)
+        scorer = TaskScorer(examples, threads)
+        scored = {visit.key: score_visit(visit, scorer) for visit in walk.visits if visit.completions is not None}
+        rows = [row_of(visit, scored, speeds[visit.key]) for visit in visits]
+        found = {visit.node.label: scored[visit.key].predictions for visit in visits}
+        if endpoint and served:
+            local = next(visit for visit in visits if visit.node.artifact.digest == served.digest)
+            row, told = score_endpoint(endpoint, local, found[local.node.label], scorer, max_new_tokens)
+            rows.append(row)
+            found[row.label] = told.predictions
+        baselines = scorer.baselines()
+        print("assay eval · judging and writing …", file=sys.stderr, flush=True)
+        results = Results(
+            environment(threads),
+            _data(examples, data_sha256, walk.visits[0]),
+            max_new_tokens,
+            tuple(rows),
+            baselines,
+            gate.model_dump(mode="json"),
+            required(rows, gate) if recipe else tuple(row.label for row in rows if row.role == "candidate"),
+            scorer.signatures,
+        )
+        verdicts = judge(results, gate)
+        write_evaluation(out, results, verdicts, found)
+        stamp(results, verdicts)
+        cache.tidy()
     return results
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contract.artifact import open_artifact
+from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, open_artifact
 from contract.errors import AssayError, listed
 from contract.files import write_whole
 from contract.verdict import VERDICT_FILE, Verdict, write_verdicts
@@ -36,6 +36,14 @@ def refuse_foreign_folder(out: Path) -> None:
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise AssayError("the output folder cannot be made here", where=str(there), hint="give another --out")
+    inside = next((path for path in out.resolve().parents if (path / MANIFEST_FILE).is_file()), None)
+    if inside is not None and out.resolve().relative_to(inside).parts[0] != MEASURED_FOLDER:
+        raise AssayError(
+            "an evaluation inside an artifact would change its files",
+            where=str(out),
+            got=f"the artifact {inside}",
+            hint="give another --out",
+        )
     there_already = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if there_already - {CACHE_FOLDER} and METRICS_FILE not in there_already:
         raise AssayError(

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.errors import AssayError
 from contract.verdict import Verdict
 from evalsuite.folder import refuse_changed, stamp, write_evaluation
 from evalsuite.gate import judge, required
-from evalsuite.results import PREDICTIONS_FOLDER, read_predictions, read_results
+from evalsuite.results import PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
 if TYPE_CHECKING:
     from contract.recipe import GatePart
@@ -19,13 +20,29 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
     """Judge the evaluation in `folder` by `gate`, write it down there and beside every artifact.
 
     Raises:
-        AssayError: it is not an evaluation, or the artifacts are no longer those that were scored.
+        AssayError: it is not an evaluation, its predictions are damaged, or the artifacts are no longer those that
+            were scored.
     """
     results = read_results(folder)
     results = replace(results, limits=gate.model_dump(mode="json"), require=required(results.rows, gate))
     refuse_changed(results)
     verdicts = judge(results, gate)
-    found = {row.label: read_predictions(folder / PREDICTIONS_FOLDER / f"{row.label}.jsonl") for row in results.rows}
-    write_evaluation(folder, results, verdicts, dict(found))
+    write_evaluation(folder, results, verdicts, _predictions(folder / PREDICTIONS_FOLDER, results))
     stamp(results, verdicts)
     return verdicts
+
+
+def _predictions(folder: Path, results: Results) -> dict[str, list[Prediction]]:
+    """By label; every file has the same documents in the same order."""
+    found = {row.label: read_predictions(folder / f"{row.label}.jsonl") for row in results.rows}
+    first = [prediction.id for prediction in found[results.rows[0].label]] if found else []
+    for label, rows in found.items():
+        if len(rows) != results.data.documents or [row.id for row in rows] != first:
+            raise AssayError(
+                "the predictions are not of the documents that were scored",
+                where=str(folder / f"{label}.jsonl"),
+                expected=f"{results.data.documents} lines, with the same ids in every file",
+                got=f"{len(rows)} lines",
+                hint="run assay eval again",
+            )
+    return found

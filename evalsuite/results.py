@@ -290,7 +290,7 @@ def read_results(path: Path) -> Results:
     if not path.is_file():
         raise AssayError("there is no evaluation", where=str(path), hint="run assay eval first")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         if data["schema"] != RESULTS_SCHEMA:
             raise AssayError(
                 "an evaluation of another version",
@@ -300,7 +300,7 @@ def read_results(path: Path) -> Results:
                 hint="run assay eval again",
             )
         return from_json(Results, data)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AssayError(
             "the evaluation cannot be read",
             where=str(path),
@@ -325,13 +325,24 @@ def read_predictions(path: Path) -> list[Prediction]:
     if not path.is_file():
         raise AssayError("there are no predictions", where=str(path), hint="run assay eval first")
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(from_json(Prediction, json.loads(line)))
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise AssayError("a line is not a prediction", where=f"{path}:{number}", got=str(error)) from None
+                row = from_json(Prediction, json.loads(line.decode(), parse_constant=_refuse_constant))
+                row.scores["rougeL"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise AssayError(
+                    "a line is not a prediction",
+                    where=f"{path}:{number}",
+                    got=f"{type(error).__name__}: {error}",
+                    hint="run assay eval again",
+                ) from None
+            rows.append(row)
     return rows
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
 
 
 def from_json(wanted: Any, value: Any) -> Any:
@@ -348,6 +359,12 @@ def from_json(wanted: Any, value: Any) -> Any:
     if get_origin(wanted) in (Union, types.UnionType):
         chosen = [option for option in get_args(wanted) if option is not type(None)]
         return None if value is None else from_json(chosen[0], value)
+    if get_origin(wanted) is Literal and value not in get_args(wanted):
+        raise TypeError(f"expected one of {get_args(wanted)}, got {value!r}")
+    if get_origin(wanted) is dict and not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {value!r}")
+    if get_origin(wanted) is tuple and not isinstance(value, list | tuple):
+        raise TypeError(f"expected a list, got {value!r}")
     if get_origin(wanted) is dict and get_args(wanted)[1] is not Any:
         return {name: from_json(get_args(wanted)[1], item) for name, item in value.items()}
     if get_origin(wanted) is tuple:

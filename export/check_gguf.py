@@ -32,7 +32,14 @@ ERROR_LIMITS = {
     "IQ4_NL": 0.25,
     "IQ4_XS": 0.25,
     "Q3_K": 0.4,
+    "IQ3_S": 0.5,
+    "IQ3_XXS": 0.5,
     "Q2_K": 0.7,
+    "IQ2_S": 0.7,
+    "IQ2_XS": 0.7,
+    "IQ2_XXS": 0.8,
+    "IQ1_M": 0.95,
+    "IQ1_S": 0.95,
 }
 _EXACT = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ROWS_AT_ONCE = 4096

@@ -34,7 +34,7 @@ def check_logits(
 
     Limits: F32 at most 1e-3 between logits (key-value cache in F32), or at most 1e-5 nats mean KL(torch‖GGUF) where
     llama.cpp computes activations in half precision; F16 at most 1e-4 nats, BF16 at most 1e-2; quantized files at most
-    1 nat (2 nats below 4 bits), which only catches a broken one.
+    1 nat (2 nats from 4 bits, 4 nats from 2.5 bits), which only catches a broken one.
 
     Args:
         model: the source.
@@ -126,4 +126,5 @@ def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bo
 
 
 def _broken(quant: str) -> float:
-    return 1.0 if LADDER[quant].bits > 4 else 2.0
+    bits = LADDER[quant].bits
+    return 1.0 if bits > 4 else 2.0 if bits > 2.5 else 4.0

@@ -79,7 +79,7 @@ def _metadata(reader: Any, plan: LoraPlan) -> list[str]:
 
 
 def _product_error(pair: LoraPair, weights: AdaptedWeights, alpha: float, a: Any, b: Any) -> float:
-    """‖alpha / rank · B·A - delta‖ / ‖delta‖ of what is stored and what merging adds, some rows of the base at a time."""
+    """‖alpha / rank · B·A - delta‖ / ‖delta‖ of what is stored and of what merging adds, some rows at a time."""
     import torch
 
     change, layout = pair.change, pair.tensor.layout

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from contract.artifact import Artifact, open_artifact
+from contract.errors import AssayError
+from contract.example import read_examples
 from export.lora_gguf_cli import lora_gguf
+from export.ollama_cli import ollama_command
+
+if TYPE_CHECKING:
+    from export.imatrix import Calibration
 
 
 @click.group()
 def export() -> None:
     """Write a model in the format of another engine."""
+
+
+export.add_command(ollama_command)
 
 
 @export.command()
@@ -44,6 +53,18 @@ def export() -> None:
     metavar="NAME",
     help="llama.cpp's name for the way text is cut, where it is not recognised; token ids are compared all the same.",
 )
+@click.option(
+    "--imatrix",
+    "examples",
+    metavar="EXAMPLES",
+    help="The training split: quantization weighs errors with an importance matrix of its text.",
+)
+@click.option(
+    "--imatrix-chunks",
+    "chunks",
+    type=click.IntRange(min=1),
+    help="Chunks of 512 tokens the matrix is computed from, at most; 100 by default.",
+)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--name", help="Name of the files; the model's own by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -54,6 +75,8 @@ def gguf(
     check: str,
     strict: bool,
     pre_tokenizer: str | None,
+    examples: str | None,
+    chunks: int | None,
     threads: int,
     name: str | None,
     as_json: bool,
@@ -71,6 +94,7 @@ def gguf(
         threads=threads,
         name=name,
         pre_tokenizer=pre_tokenizer,
+        imatrix=_calibration(examples, chunks),
     )
     if as_json:
         click.echo(json.dumps({"artifacts": [summary(artifact) for artifact in made]}))
@@ -81,6 +105,16 @@ def gguf(
             f"{artifact.gguf_path}  {artifact.size_bytes / 1e6:.2f} MB, "
             f"{artifact.details['bits_per_weight']:.2f} bits per weight ({types})"
         )
+
+
+def _calibration(examples: str | None, chunks: int | None) -> Calibration | None:
+    from export.imatrix import DEFAULT_CHUNKS, Calibration
+
+    if examples is None:
+        if chunks is not None:
+            raise AssayError("--imatrix-chunks goes with --imatrix", hint="give the training split with --imatrix")
+        return None
+    return Calibration(read_examples(examples), chunks or DEFAULT_CHUNKS)
 
 
 export.add_command(lora_gguf)

@@ -41,6 +41,12 @@ the manifest says what came out. A tensor whose columns are no multiple of the b
 is said; `--strict` refuses it.
 """
 
+MATRIX = """\
+llama.cpp does not make {types} without an importance matrix ([imatrix.md](imatrix.md)): `--imatrix EXAMPLES`, in a
+recipe `export.gguf.imatrix: true`. The other types below 8 bits can be made with one too. Floats and Q8_0 do not depend
+on it.
+"""
+
 
 def reference() -> str:
     """The whole page."""
@@ -70,7 +76,7 @@ def reference() -> str:
                 ("type", "bits per weight", "columns per block", "of the output embeddings"),
                 ((f"`{name}`", f"{kind.bits:g}", *_blocks(name)) for name, kind in LADDER.items()),
             ),
-            f"Refused until there is an importance matrix, without which llama.cpp does not make them: {matrix}.\n",
+            MATRIX.format(types=matrix),
         ]
     )
 

@@ -127,12 +127,15 @@ def make_imatrix(
         For the manifest: "sha256" of the file, "chunks", "chunk_tokens", "tokens", "seed", and `check_split`'s.
 
     Raises:
-        AssayError: they are not the training split, their text is too short for one chunk, or an activation is not
+        AssayError: they are not the training split, their text is shorter than 16 tokens, or an activation is not
             finite.
     """
     checked = check_split(model, calibration.examples)
-    chunk_tokens = min(CHUNK_TOKENS, plan.model.context)
-    ids = calibration_ids(plan, source, calibration, calibration.chunks * chunk_tokens)
+    whole_chunk = min(CHUNK_TOKENS, plan.model.context)
+    ids = calibration_ids(plan, source, calibration, calibration.chunks * whole_chunk)
+    chunk_tokens = min(whole_chunk, len(ids))
+    if chunk_tokens < whole_chunk:
+        print(f"note: the importance matrix is made from {chunk_tokens} tokens, which is very little", file=sys.stderr)
     bos = plan.special.bos if plan.special.add_bos else None
     data = f"{checked['split'] or 'examples'} sha256:{checked['data_sha256']}"
     matrix = matrix_of_ids(model, plan, ids, chunk_tokens=chunk_tokens, bos=bos, data=data, threads=threads)

@@ -66,6 +66,7 @@ def write_lora(
         writer.add_license(license_name)
     types = gguf.LlamaFileType
     writer.add_file_type(types.ALL_F32 if lora_type == "f32" else types.MOSTLY_F16)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, plan.alpha)
     dtype = np.dtype("float32" if lora_type == "f32" else "float16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,11 @@ def plan_lora(model: AdaptedModel) -> LoraPlan:
         raise AssayError("the adapter is scaled to nothing", where=where, got="lora_alpha 0")
     pairs = [
         LoraPair(
-            places[name], change, rank, embedded=name == weights.skeleton.embedding, factor=change.scale * rank / alpha
+            places[name],
+            change,
+            rank,
+            embedded=name == weights.skeleton.embedding,
+            factor=1.0 if math.isclose(change.scale * rank, alpha) else change.scale * rank / alpha,
         )
         for name, (change, rank) in sorted(scaled.items())
     ]
@@ -138,9 +143,7 @@ def _problems(weights: AdaptedWeights, changes: dict[str, Change]) -> list[str]:
         if not isinstance(change, LowRank) or change.magnitude is not None:
             problems.append(f"{name}: its change is more than B·A")
         elif skeleton.tied and name in (skeleton.embedding, skeleton.head):
-            problems.append(
-                f"{name}: input and output embeddings are one tensor, and llama.cpp cannot change one alone"
-            )
+            problems.append(f"{name}: input and output embeddings are one tensor; llama.cpp cannot change one alone")
         elif name not in multiplied:
             problems.append(f"{name}: llama.cpp applies no adapter there")
     return sorted(problems)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from contract.errors import AssayError
+from export.imatrix_file import ImportanceMatrix, read_imatrix
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class QuantType:
     block: int  # columns that are quantized together; 1: not quantized
     head_block: int  # the same for the output (or tied) embeddings, which get a finer type
     bits: float  # per weight, of the type most tensors have
+    needs_matrix: bool = False  # llama.cpp does not pick its values without knowing which weights matter
 
 
 LADDER: dict[str, QuantType] = {
@@ -40,11 +45,19 @@ LADDER: dict[str, QuantType] = {
     "q3_k_l": QuantType(13, 256, 256, 3.4375),
     "q3_k_m": QuantType(12, 256, 256, 3.4375),
     "q3_k_s": QuantType(11, 256, 256, 3.4375),
+    "iq3_xxs": QuantType(23, 256, 256, 3.0625, needs_matrix=True),
     "q2_k": QuantType(10, 256, 256, 2.625),
+    "iq2_m": QuantType(29, 256, 256, 2.5625, needs_matrix=True),
+    "q2_k_s": QuantType(21, 256, 256, 2.625, needs_matrix=True),
+    "iq2_s": QuantType(28, 256, 256, 2.3125, needs_matrix=True),
+    "iq2_xs": QuantType(20, 256, 256, 2.3125, needs_matrix=True),
+    "iq2_xxs": QuantType(19, 256, 256, 2.0625, needs_matrix=True),
+    "iq1_m": QuantType(31, 256, 256, 1.75, needs_matrix=True),
+    "iq1_s": QuantType(24, 256, 256, 1.5625, needs_matrix=True),
 }
 FLOATS: tuple[Literal["f32", "bf16", "f16"], ...] = ("f32", "bf16", "f16")
-# llama.cpp refuses to choose these types' values without knowing which weights matter.
-NEED_MATRIX = ("iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "q2_k_s")
+NEED_MATRIX = tuple(name for name, kind in LADDER.items() if kind.needs_matrix)
+IMATRIX_FILE = "imatrix.gguf"
 _HEADS = ("output.weight", "token_embd.weight")
 _UNQUANTIZED = ("position_embd.weight",)
 
@@ -88,17 +101,34 @@ def quiet_llama() -> Iterator[list[str]]:
         llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
 
 
-def quantize(source: Path, target: Path, quant: str, threads: int) -> None:
+def uses_matrix(quant: str) -> bool:
+    """Do this type's values depend on an importance matrix? Those of floats and of Q8_0 never do."""
+    return quant not in (*FLOATS, "q8_0")
+
+
+def quantize(source: Path, target: Path, quant: str, threads: int, imatrix: Path | None = None) -> None:
     """Quantize an F32, BF16 or F16 GGUF file.
 
+    Args:
+        source: the file to read.
+        target: the file to write.
+        quant: of the ladder.
+        threads: CPU threads.
+        imatrix: an importance matrix's file: errors are weighed with its mean squares, as `llama-quantize --imatrix`.
+
     Raises:
-        AssayError: llama.cpp refused; the last lines of its log are given.
+        AssayError: the file is no importance matrix, or llama.cpp refused; the last lines of its log are given.
     """
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = LADDER[quant].file_type
     params.nthread = threads
+    matrix = None if imatrix is None else read_imatrix(imatrix)
+    means = {} if matrix is None else matrix.means()  # llama.cpp reads them where they lie
+    if matrix is not None:
+        params.imatrix = _entries(means)
+        params.kv_overrides = _matrix_keys(matrix)
     with quiet_llama() as log:
         code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
@@ -107,6 +137,37 @@ def quantize(source: Path, target: Path, quant: str, threads: int) -> None:
             where=str(source),
             got="".join(log[-4:]).strip() or f"code {code}",
         )
+
+
+def _entries(means: Mapping[str, np.ndarray]) -> Any:
+    """The means as llama.cpp takes them: an array of names and pointers that ends with an empty entry."""
+    import llama_cpp.llama_cpp as api
+
+    entries = (api.llama_model_imatrix_data * (len(means) + 1))()
+    for entry, (name, values) in zip(entries, means.items(), strict=False):
+        entry.name, entry.size = name.encode(), values.size
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return entries
+
+
+def _matrix_keys(matrix: ImportanceMatrix) -> Any:
+    """What llama-quantize notes of a matrix in the file's metadata."""
+    import llama_cpp.llama_cpp as api
+
+    values: dict[str, str | int] = {
+        "quantize.imatrix.file": IMATRIX_FILE,
+        "quantize.imatrix.dataset": matrix.data,
+        "quantize.imatrix.entries_count": len(matrix.sums),
+        "quantize.imatrix.chunks_count": matrix.chunks,
+    }
+    overrides = (api.llama_model_kv_override * (len(values) + 1))()
+    for override, (key, value) in zip(overrides, values.items(), strict=False):
+        override.key = key.encode()
+        if isinstance(value, int):
+            override.tag, override.value.val_i64 = api.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        else:
+            override.tag, override.value.val_str = api.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()[:127]
+    return overrides
 
 
 def types_found(path: Path, quant: str) -> TypesFound:

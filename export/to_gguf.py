@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact import Artifact, Draft, new_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError, did_you_mean, listed
-from export.quantize import FLOATS, LADDER, NEED_MATRIX
+from export.quantize import FLOATS, IMATRIX_FILE, LADDER, NEED_MATRIX, uses_matrix
 
 if TYPE_CHECKING:
     from export.gguf_file import FloatType, GgufPlan
+    from export.imatrix import Calibration
     from export.source import Source
 
 Check = Literal["structure", "logits"]
@@ -33,6 +34,7 @@ def export_gguf(
     threads: int = 2,
     name: str | None = None,
     pre_tokenizer: str | None = None,
+    imatrix: Calibration | None = None,
 ) -> list[Artifact]:
     """Export a model of a known family (docs/families.md) to GGUF. On an error no artifact is made.
 
@@ -46,12 +48,15 @@ def export_gguf(
         threads: for quantizing and for the logits check.
         name: of the files; the model's own by default.
         pre_tokenizer: llama.cpp's name for the way text is cut, where it is not recognised. Ids are compared anyway.
+        imatrix: training examples; quantization weighs errors with an importance matrix of their text. Each artifact
+            keeps the matrix in its folder for measurements.
 
     Returns:
         One artifact per quantization, in the order asked for.
 
     Raises:
-        AssayError: an artifact is there already, or the model cannot be expressed.
+        AssayError: an artifact is there already, the model cannot be expressed, or the examples are not its training
+            split.
         CheckFailed: what was written does not behave like its source. Nothing is left behind.
     """
     from export.check_gguf import check_structure, check_tokenizer
@@ -59,7 +64,7 @@ def export_gguf(
     from export.quantize import types_found
     from export.source import open_model
 
-    _refuse_quants(quants, out)
+    _refuse_quants(quants, out, with_matrix=imatrix is not None)
     name = name or model.name
     if not re.fullmatch(r"[\w][\w. -]*", name):
         raise AssayError("not a name for a file", got=name, expected="letters, digits, dot, dash and underscore")
@@ -88,7 +93,12 @@ def export_gguf(
         _say_notes(plan)
         write_vocabulary(scratch / "vocabulary.gguf", plan, source)
         _tell(check_tokenizer(scratch / "vocabulary.gguf", plan), plan, strict, source.where)
-        _write(paths, plan, source, name, scratch / "floats.gguf", threads)
+        matrix = None
+        if imatrix is not None:
+            matrix = scratch / IMATRIX_FILE
+            weighed = {quant: draft for quant, draft in drafts.items() if uses_matrix(quant)}
+            _make_matrix(model, plan, source, imatrix, matrix, weighed, threads)
+        _write(paths, plan, source, name, scratch / "floats.gguf", threads, matrix)
         for quant, draft in drafts.items():
             types = types_found(paths[quant], quant)
             if types.fallbacks:
@@ -120,8 +130,33 @@ def export_gguf(
     return [draft.finished for draft in drafts.values()]
 
 
+def _make_matrix(
+    model: Artifact,
+    plan: GgufPlan,
+    source: Source,
+    calibration: Calibration,
+    path: Path,
+    drafts: Mapping[str, Draft],
+    threads: int,
+) -> None:
+    """Write the importance matrix to `path`, with a copy and a record for every artifact that is made with it."""
+    from export.imatrix import make_imatrix
+
+    print("computing the importance matrix", file=sys.stderr)
+    made = make_imatrix(model, plan, source, calibration, path, threads=threads)
+    for draft in drafts.values():
+        shutil.copyfile(path, draft.measured / IMATRIX_FILE)
+        draft.details["imatrix"] = made
+
+
 def _write(
-    paths: Mapping[str, Path], plan: GgufPlan, source: Source, name: str, floats_path: Path, threads: int
+    paths: Mapping[str, Path],
+    plan: GgufPlan,
+    source: Source,
+    name: str,
+    floats_path: Path,
+    threads: int,
+    matrix: Path | None,
 ) -> None:
     """Write the float files, then quantize from one of them, which is written to `floats_path` if nobody wants it."""
     from export.gguf_file import write_gguf
@@ -140,7 +175,8 @@ def _write(
         write(floats_path, lossless)
     for quant in quantized:
         print(f"quantizing {paths[quant].name}", file=sys.stderr)
-        quantize(paths.get(lossless, floats_path), paths[quant], quant, threads)
+        weighed_by = matrix if uses_matrix(quant) else None
+        quantize(paths.get(lossless, floats_path), paths[quant], quant, threads, weighed_by)
 
 
 def _lossless(source: Source) -> FloatType:
@@ -167,14 +203,17 @@ def _tell(found: Mapping[str, Any], plan: GgufPlan, strict: bool, where: str) ->
         print(f"note: {sentence}", file=sys.stderr)
 
 
-def _refuse_quants(quants: Sequence[str], out: Path) -> None:
+def _refuse_quants(quants: Sequence[str], out: Path, *, with_matrix: bool) -> None:
     for quant in quants:
-        if quant in NEED_MATRIX:
+        if quant in NEED_MATRIX and not with_matrix:
             raise AssayError(
                 f"{quant} needs an importance matrix, and there is none",
-                expected=", ".join(QUANTS),
-                hint="llama.cpp picks the values of this type by how much each weight matters; take iq4_xs or q2_k",
+                expected=", ".join(name for name in QUANTS if name not in NEED_MATRIX),
+                hint="llama.cpp picks the values of this type by how much each weight matters; give the training "
+                "split with --imatrix (in a recipe: export.gguf.imatrix: true), or take iq4_xs or q2_k",
             )
+    if with_matrix and quants and not any(uses_matrix(quant) for quant in quants):
+        raise AssayError("none of these types uses an importance matrix", got=", ".join(quants))
     unknown = [quant for quant in quants if quant not in QUANTS]
     if unknown:
         raise AssayError(

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from contract.recipe import Recipe
     from flow.run import Stage
+
+
+def with_base(recipe: Recipe, model: str | None) -> Recipe:
+    """The recipe with another base model, where one is given: a folder or a hub id."""
+    if model is None:
+        return recipe
+    base = str(Path(model).resolve()) if Path(model).exists() else model
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base, "revision": None})})
 
 
 @click.command("run")
@@ -44,10 +53,7 @@ def run_command(
     from contract.recipe import load_recipe
     from flow.run import run_recipe
 
-    loaded = load_recipe(recipe)
-    if model:
-        path = str(Path(model).resolve()) if Path(model).exists() else model
-        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"base": path, "revision": None})})
+    loaded = with_base(load_recipe(recipe), model)
     result = run_recipe(
         loaded, out or Path("runs") / loaded.name, data=data, device=device, threads=threads, until=until
     )
@@ -71,11 +77,17 @@ def inspect_command(artifact: Path, as_json: bool) -> None:
 
 
 @click.command("doctor")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Also send a small twin of its model all the way.")
+@click.option("--data", metavar="FILE_OR_DIR", help="With --recipe: examples, in place of the recipe's.")
+@click.option("--model", metavar="BASE", help="With --recipe: base model, in place of the recipe's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor_command(as_json: bool) -> None:
+def doctor_command(recipe: Path | None, data: str | None, model: str | None, as_json: bool) -> None:
     """Check this machine: versions, CPU features, disk, and a tiny convert-quantize-load round trip."""
-    from flow.doctor import as_text, examine
+    from contract.recipe import load_recipe
+    from flow.doctor import as_text, examine, try_recipe
 
     findings = examine()
+    if recipe is not None:
+        findings = try_recipe(findings, with_base(load_recipe(recipe), model), data)
     click.echo(json.dumps(findings) if as_json else as_text(findings))
     sys.exit(2 if findings["problems"] else 0)

@@ -9,10 +9,13 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.artifact import open_artifact
 from contract.errors import AssayError
+
+if TYPE_CHECKING:
+    from contract.recipe import Recipe
 
 PACKAGES = (
     "torch",
@@ -60,6 +63,18 @@ def examine() -> dict[str, Any]:
         "round_trip": trip,
         "problems": problems,
     }
+
+
+def try_recipe(findings: dict[str, Any], recipe: Recipe, data: str | None) -> dict[str, Any]:
+    """The findings, with what became of a small twin of the recipe's model; what stops it is a problem."""
+    from flow.preflight import preflight
+    from trainer.data import load_splits
+
+    try:
+        seconds = round(preflight(recipe, load_splits(recipe, data)), 1)
+    except AssayError as error:
+        return findings | {"preflight_s": None, "problems": [*findings["problems"], str(error)]}
+    return findings | {"preflight_s": seconds}
 
 
 def _version(package: str) -> str | None:
@@ -137,5 +152,7 @@ def as_text(findings: dict[str, Any]) -> str:
             f"round trip  embedded base → Q4_K_M ({trip['bits_per_weight']:.2f} bits per weight) → llama.cpp: "
             f"agrees with torch, {trip['seconds']} s"
         )
+    if f.get("preflight_s") is not None:
+        lines.append(f"preflight   a small twin of the recipe's model gets all the way, {f['preflight_s']} s")
     lines += [f"PROBLEM     {problem}" for problem in f["problems"]] or ["nothing to mend"]
     return "\n".join(lines)

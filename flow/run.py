@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from contract.artifact import Artifact, open_artifact, sha256_of
 from contract.model_folder import resolve_model
 from flow.ledger import Ledger, key_of, locked
+from flow.preflight import is_worth_it, say_preflight
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
@@ -114,6 +115,8 @@ class _Run:
             prompt=part["prompt"],
             train=part["train"],
         )
+        if self.ledger.valid("adapter", from_key) is None and is_worth_it(base.folder):
+            say_preflight(recipe, splits, device=self.device, threads=self.threads)
         adapter = self._stage("adapter", from_key, lambda path: self._train(splits, from_key, path))
         if until == "adapter":
             return self.result
@@ -121,10 +124,11 @@ class _Run:
         merged = self._stage("merged", from_key, lambda path: self._merge(adapter, splits, path))
         if until == "merged":
             return self.result
-        self._gguf(merged, key_of(merged=merged.digest, made_from=from_key))
+        self._gguf(merged, key_of(merged=merged.digest, made_from=from_key), splits)
         if until == "gguf":
             return self.result
         self._eval(splits)
+        self._card()
         return self.result
 
     def _stage(self, stage: str, key: str, make: Callable[[Path], Artifact]) -> Artifact:
@@ -170,12 +174,22 @@ class _Run:
             base_choice=choice.as_details() if choice else None,
         )
 
-    def _gguf(self, merged: Artifact, merged_key: str) -> None:
+    def _gguf(self, merged: Artifact, merged_key: str, splits: Splits) -> None:
+        from export.imatrix import Calibration
+        from export.quantize import uses_matrix
         from export.to_gguf import export_gguf
 
         gguf = self.recipe.export.gguf
+        weighed = [quant for quant in gguf.quants if gguf.imatrix and uses_matrix(quant)]
         keys: dict[str, str] = {
-            quant: key_of(merged=merged_key, quant=quant, check=gguf.check, strict=gguf.strict) for quant in gguf.quants
+            quant: key_of(
+                merged=merged_key,
+                quant=quant,
+                check=gguf.check,
+                strict=gguf.strict,
+                **({"imatrix": splits.sha256["train"]} if quant in weighed else {}),
+            )
+            for quant in gguf.quants
         }
         missing = []
         for quant in gguf.quants:
@@ -196,6 +210,7 @@ class _Run:
                 strict=gguf.strict,
                 threads=self.threads,
                 name=self.recipe.name,
+                imatrix=Calibration(splits.train) if set(missing) & set(weighed) else None,
             )
             for quant, artifact in zip(missing, made, strict=True):
                 self.ledger.note(f"gguf/{quant}", keys[quant], artifact.digest)
@@ -250,6 +265,13 @@ class _Run:
         self.ledger.note("eval", scores_key, digest("eval"))
         self.ledger.note("eval/gate", gate_key, digest("eval/gate"))
         self._finish("eval", started)
+
+    def _card(self) -> None:
+        from evalsuite.results import read_results
+        from flow.model_card import write_card
+
+        results = read_results(self.out / "eval")
+        write_card(self.out, self.recipe.name, self.result.artifacts, results, self.result.verdicts or [])
 
     def _skip(self, stage: str) -> None:
         self.result.skipped.append(stage)

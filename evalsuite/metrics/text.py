@@ -31,6 +31,8 @@ _CLOSING = "\"'”’»)\\]」』"
 # An end is a run of terminators with closing quotes; ideographic ones need no space behind them.
 _END = re.compile(rf"[。！？]+[{_CLOSING}]*|[.!?…؟।]+[{_CLOSING}]*(?=\s|$)")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]+$")
+_LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
+_BEHIND = re.compile(r"\s*[\"'“‘«(\[]*")
 
 
 def sentences(text: str) -> list[str]:
@@ -52,12 +54,13 @@ def sentences(text: str) -> list[str]:
 
 
 def _is_end(line: str, match: re.Match[str]) -> bool:
-    behind = line[match.end() :].lstrip().lstrip("\"'“‘«([")
-    if behind[:1].islower():
+    next_word = _BEHIND.match(line, match.end())
+    behind = line[next_word.end() : next_word.end() + 1] if next_word else ""
+    if behind.islower():
         return False
     if match.group().rstrip("\"'”’»)]") != ".":
         return True
-    word = _LAST_WORD.search(line[: match.start()])
+    word = _LAST_WORD.search(line[max(0, match.start() - _LONGEST_ABBREVIATION - 1) : match.start()])
     last = word.group() if word else ""
     return bool(behind == "" or not (last.lower() in _ABBREVIATIONS or (len(last) == 1 and last.isupper())))
 

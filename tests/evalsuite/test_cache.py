@@ -14,6 +14,7 @@ from contract.errors import AssayError
 from contract.recipe import Recipe
 from evalsuite.cache import Cache
 from evalsuite.evaluate import evaluate
+from evalsuite.rejudge import rejudge
 from evalsuite.results import Interval, read_results
 from runtimes import load_runtime
 from tests.evalsuite.chain import Chain, examples, make_chain
@@ -132,3 +133,32 @@ def test_an_evaluation_where_a_file_is(tmp_path: Path, chain: Chain) -> None:
     with pytest.raises(AssayError, match="is a file"):
         evaluate([open_artifact(chain.artifacts["f16"].path)], examples(1), tmp_path / "eval", speed=False)
     assert (tmp_path / "eval").read_text() == "mine"
+
+
+def test_two_evaluations_at_once_do_not_share_a_folder(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    with Cache(tmp_path / "eval" / "cache").held(), pytest.raises(AssayError, match="another evaluation"):
+        run(chain, tmp_path / "eval", "f16")
+    assert loads == []
+    run(chain, tmp_path / "eval", "f16")
+    assert (tmp_path / "eval" / "metrics.json").is_file()
+
+
+def test_judging_again_refuses_predictions_of_other_documents(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    run(chain, tmp_path / "eval", "f16")
+    rejudge(tmp_path / "eval", RECIPE.gate)
+    path = tmp_path / "eval" / "predictions" / "f16.jsonl"
+    whole = path.read_text()
+    report = (tmp_path / "eval" / "report.html").read_bytes()
+    for damaged in (whole.split("\n", 1)[1], "", whole.replace('"id": "', '"id": "z')):
+        path.write_text(damaged)
+        with pytest.raises(AssayError, match="documents that were scored"):
+            rejudge(tmp_path / "eval", RECIPE.gate)
+        assert (tmp_path / "eval" / "report.html").read_bytes() == report
+
+
+def test_an_evaluation_inside_an_artifact_is_refused(chain: Chain, tmp_path: Path, loads: list[str]) -> None:
+    merged = chain.artifacts["merged"]
+    with pytest.raises(AssayError, match="inside an artifact"):
+        run(chain, merged.path / "deep" / "eval", "merged")
+    assert loads == []
+    merged.verify()

@@ -173,3 +173,13 @@ def test_lineage_decides_who_is_compared_with_whom(tmp_path: Path, llama_folder:
     assert first.role == second.role == "candidate"
     with pytest.raises(AssayError, match="listed twice"):
         plan([on_w16, on_w16], None, None)
+
+
+def test_limits_that_were_damaged_are_one_message(done: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    shutil.copytree(done, folder)
+    body = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**body, "limits": {"quant": 3}}))
+    result = CliRunner().invoke(gate_command, [str(folder)])
+    assert isinstance(result.exception, AssayError)
+    assert "limits" in str(result.exception)

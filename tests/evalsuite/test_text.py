@@ -137,3 +137,8 @@ def test_share_right_and_the_shuffled_control() -> None:
     assert facts_right(references, documents, predictions).share == pytest.approx(4 / 5)
     assert facts_right_shuffled(references, documents, predictions).share == pytest.approx(2 / 5)
     assert facts_right([["so it is"]], ["so"], ["x"]).share is None
+
+
+def test_sentences_look_at_no_more_than_they_need() -> None:
+    line = 'Dr. Lund asks "why". And so on, Mr. B. Xu. ' + "X" * 40 + "mr. No."
+    assert sentences(line) == ['Dr. Lund asks "why".', "And so on, Mr. B. Xu.", "X" * 40 + "mr.", "No."]

@@ -79,6 +79,7 @@ def test_all_the_way_and_only_what_must_be_again(folder: Path, llama_folder: Pat
     assert set(first["verdicts"]) == {"merged", "f16", "q8_0"}
     for name in ("metrics.json", "metrics.csv", "verdict.json", "report.html", "predictions/q8_0.jsonl"):
         assert (out / "eval" / name).is_file(), name
+    assert "| q8_0 |" in (out / "README.md").read_text()
 
     second = run(recipe(folder, llama_folder), out)
     assert second["done"] == []

@@ -1,0 +1,156 @@
+"""Before an hour of training: a tiny random model of the same architecture and tokenizer goes through all that follows.
+
+What fails after training (an unknown pre-tokenizer, a tensor llama.cpp has no place for, a template that ids disagree
+about) depends on the architecture and the tokenizer, not on the weights, so it is found in seconds beforehand.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from contract.errors import AssayError
+from contract.example import write_examples
+from contract.model_folder import resolve_model
+
+if TYPE_CHECKING:
+    from contract.recipe import Recipe
+    from trainer.data import Splits
+
+WORTH_IT_BYTES = 100_000_000  # a smaller base is through the whole chain about as quickly as its twin
+_ROWS = 2
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.gguf", "*.pth", "*.onnx")
+# the same setting under the names that architectures give it
+_LAYERS = ("num_hidden_layers", "n_layer")
+_HEADS = ("num_attention_heads", "n_head")
+_WIDTH = ("hidden_size", "n_embd")
+_INNER = ("intermediate_size", "n_inner")
+
+
+def is_worth_it(base: Path) -> bool:
+    """Is the base so large that trying its twin first saves time?"""
+    return sum(path.stat().st_size for path in base.glob("*.safetensors")) > WORTH_IT_BYTES
+
+
+def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: int = 2) -> float:
+    """Train one step of the twin, merge, export every type the recipe asks for with its checks, and generate.
+
+    Returns:
+        How long it took, in seconds.
+
+    Raises:
+        AssayError: what would have failed after training.
+    """
+    from contract.prompt import Message
+    from contract.runtime import GenerateParams
+    from flow.run import run_recipe
+    from runtimes import load_runtime
+
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="assay-preflight-") as scratch:
+        folder = Path(scratch)
+        try:
+            twin = make_twin(resolve_model(recipe.model.base, recipe.model.revision), folder / "base")
+            small = _small(recipe, splits, twin, folder)
+            made = run_recipe(small, folder / "run", device=device, threads=threads, until="gguf").artifacts
+            runtime = load_runtime(made[small.export.gguf.quants[-1]], threads=threads)
+            try:
+                runtime.generate([runtime.encode([Message("user", "Hello")])], GenerateParams(max_new_tokens=4))
+            finally:
+                runtime.close()
+        except AssayError as error:
+            raise AssayError(
+                f"a small twin of the model does not get through: {error.what}",
+                where=error.where and error.where.replace(str(folder), "…"),
+                expected=error.expected,
+                got=error.got,
+                hint=error.hint or "the model itself would fail the same way, after training",
+            ) from error
+    return time.monotonic() - started
+
+
+def make_twin(base: Path, folder: Path) -> Path:
+    """A model of the base's architecture, with its tokenizer and few random weights.
+
+    Head size, kinds of layers, RoPE and vocabulary stay; there are fewer and narrower layers.
+
+    Raises:
+        AssayError: the base's config makes no model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*_WEIGHTS, "*.md"))
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        _shrink(config)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise AssayError(
+            "the base's config makes no model",
+            where=str(base / "config.json"),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+        ) from None
+    generation = folder / "generation_config.json"
+    kept = generation.read_bytes() if generation.is_file() else None
+    model.half().save_pretrained(folder)
+    if kept is not None:
+        generation.write_bytes(kept)
+    return folder
+
+
+def _shrink(config: Any) -> None:
+    heads = _value(config, _HEADS)
+    head_size = getattr(config, "head_dim", None) or _value(config, _WIDTH) // heads
+    whole_blocks = _value(config, _WIDTH) % 256 == 0  # k-quants of the twin fall back where those of the model do
+    few = next(n for n in range(2, 513, 2) if (n * head_size % 256 == 0) == whole_blocks)
+    groups = max(1, heads // (getattr(config, "num_key_value_heads", None) or heads))
+    kinds = getattr(config, "layer_types", None)
+    layers = 2 if not kinds else max(2, 1 + max(kinds.index(kind) for kind in set(kinds)))
+    _set(config, _HEADS, few)
+    _set(config, _WIDTH, few * head_size)
+    _set(config, _LAYERS, min(layers, _value(config, _LAYERS)))
+    _set(config, _INNER, 512)
+    if getattr(config, "num_key_value_heads", None):
+        config.num_key_value_heads = max(1, few // groups)
+    if kinds:
+        config.layer_types = list(kinds[:layers])
+
+
+def _value(config: Any, names: tuple[str, ...]) -> int:
+    return next(int(value) for name in names if (value := getattr(config, name, None)))
+
+
+def _set(config: Any, names: tuple[str, ...], value: int) -> None:
+    for name in names:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, value)
+
+
+def _small(recipe: Recipe, splits: Splits, twin: Path, folder: Path) -> Recipe:
+    """The recipe for the twin: a few rows, one step; prompt, method and exports as they are."""
+    data = {}
+    for name, rows in splits.named().items():
+        shortest = sorted(rows, key=lambda example: len(example.document))[:_ROWS]
+        write_examples(folder / f"{name}.jsonl", shortest)
+        data[name] = str(folder / f"{name}.jsonl")
+    once = {"max_steps": 1, "evaluations": 1, "batch_size": 1, "accumulation_steps": 1}
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"base": str(twin), "revision": None}),
+            "data": type(recipe.data)(**data),
+            "train": recipe.train.model_copy(update=once),
+        }
+    )
+
+
+def say_preflight(recipe: Recipe, splits: Splits, *, device: str, threads: int) -> None:
+    """`preflight`, with a line on stderr before and after."""
+    print("assay run · preflight: a small twin of the model goes all the way …", file=sys.stderr, flush=True)
+    seconds = preflight(recipe, splits, device=device, threads=threads)
+    print(f"assay run · preflight: it gets through, {seconds:.0f} s", file=sys.stderr, flush=True)
