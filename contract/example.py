@@ -48,7 +48,7 @@ def _rows_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             where = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise AssayError("a line is not JSON", where=where, got=str(error)) from None
             if not isinstance(row, dict):
                 raise AssayError("a line is not a JSON object", where=where, got=type(row).__name__)

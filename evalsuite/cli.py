@@ -135,7 +135,6 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     from evalsuite.results import read_results
 
     results = read_results(folder)
-    refuse_changed(results)
     try:
         gate = load_recipe(recipe).gate if recipe else GatePart.model_validate(results.limits)
     except ValidationError as error:
@@ -145,6 +144,7 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
             got=str(error.errors()[0]["msg"]),
             hint="run assay eval again, or give --recipe",
         ) from None
+    refuse_changed(results)
     require = required(results.rows, gate) if recipe else results.require
     verdicts = judge(results, gate)
     if as_json:

@@ -184,7 +184,10 @@ def _ids(ids: Sequence[int]) -> str:
 def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
     noise = {entry.target_set: entry for entry in comparison.noise}
     for distance in comparison.distances:
-        floor = noise[distance.target_set]
+        floor = noise.get(distance.target_set)
+        if floor is None:
+            yield Reason("no_limits", "inconclusive", "the noise that a merge is held against was not measured")
+            continue
         limit = KL_FLOOR_NATS + floor.self_noise_kl + gate.merge.rounding_multiple * floor.rounding_kl
         outcome: Outcome = "pass" if distance.kl.mean <= limit else "fail"
         text = (

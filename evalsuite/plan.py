@@ -70,7 +70,10 @@ class _Planner:
         return found
 
     def link(self, artifact: Artifact) -> _Link | None:
-        """What the artifact is compared with."""
+        """What the artifact is compared with: what it was made from, else the explicit reference."""
+        return self._recorded(artifact) or self._given(artifact)
+
+    def _recorded(self, artifact: Artifact) -> _Link | None:
         merged = self.find(artifact.parent("merged")) if artifact.kind == "gguf" else None
         if merged is not None:
             return _Link(merged, None, "quantization")
@@ -78,13 +81,24 @@ class _Planner:
         if adapter is not None:
             purpose: Purpose = "merge_fidelity" if artifact.kind == "merged" else "quantization"
             return _Link(adapter, str(artifact.details.get("merged_on", "w16")), purpose)
-        if self.reference is None or self.reference.digest == artifact.digest:
+        return None
+
+    def _given(self, artifact: Artifact) -> _Link | None:
+        if self.reference is None or artifact.digest in self._above_reference(self.reference):
             return None
         if artifact.kind == "adapter":
             return _Link(self.reference, None, "training")
         if artifact.kind == "merged" and self.reference.kind == "adapter":
             return _Link(self.reference, "w16", "merge_fidelity")
         return _Link(self.reference, None, "quantization")
+
+    def _above_reference(self, reference: Artifact) -> set[str]:
+        """The reference and all that it was made from: none of these can be compared with it."""
+        above, link = {reference.digest}, self._recorded(reference)
+        while link is not None and link.above.digest not in above:
+            above.add(link.above.digest)
+            link = self._recorded(link.above)
+        return above
 
     def resolve(self) -> None:
         """Links for everything asked for and everything those are compared with."""

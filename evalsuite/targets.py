@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from contract.errors import AssayError
 from contract.example import Example
 from contract.prompt import PromptSpec, shorten
 from contract.runtime import Completion, Runtime
@@ -72,6 +73,13 @@ def make_targets(
     for example in examples:
         target = runtime.encode_completion(spec.messages(example.document), example.references[0])
         room = runtime.context_length - max(len(target), max_new_tokens + 1)
+        if len(runtime.encode(spec.messages(""))) >= room:
+            raise AssayError(
+                "a reference summary and the prompt leave no room for the document",
+                where=f"example {example.id}",
+                expected=f"together under the model's context of {runtime.context_length} tokens",
+                got=f"a summary of {len(target)} tokens, {max_new_tokens} reserved for the model's own",
+            )
         documents.append(
             shorten(
                 example.document,

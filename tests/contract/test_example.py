@@ -88,3 +88,10 @@ def test_half_a_surrogate_pair_and_broken_parquet_are_named(tmp_path: Path) -> N
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(AssayError, match="not Parquet"):
         read_examples(tmp_path / "x.parquet")
+
+
+def test_a_row_nested_too_deeply_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(AssayError, match="JSON"):
+        read_examples(path)

@@ -166,6 +166,13 @@ def test_lineage_decides_who_is_compared_with_whom(tmp_path: Path, llama_folder:
         ("merged-2", None, "merge_fidelity", "candidate", True),
     ]
     assert root.children[-1].artifact is on_nf4, "on its training base: compared with the adapter as it was trained"
+    stranger = open_artifact(llama_folder)  # its reference has lineage of its own
+    [root] = plan([stranger], on_nf4, None)
+    assert [(node.label, node.purpose, node.role) for node in root.all if node.is_row] == [
+        ("adapter", None, "reference"),
+        ("merged-2", "merge_fidelity", "reference"),
+        ("merged", "quantization", "candidate"),
+    ]
     [alone] = plan([adapter], None, None)
     assert (alone.role, alone.children) == ("candidate", [])
     shutil.rmtree(adapter.path)
@@ -177,9 +184,16 @@ def test_lineage_decides_who_is_compared_with_whom(tmp_path: Path, llama_folder:
 
 def test_limits_that_were_damaged_are_one_message(done: Path, tmp_path: Path) -> None:
     folder = tmp_path / "eval"
-    shutil.copytree(done, folder)
+    shutil.copytree(done / "eval", folder)
     body = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps({**body, "limits": {"quant": 3}}))
     result = CliRunner().invoke(gate_command, [str(folder)])
     assert isinstance(result.exception, AssayError)
     assert "limits" in str(result.exception)
+
+
+def test_a_reference_longer_than_the_context_is_named(tmp_path: Path, gguf: Path) -> None:
+    long = Example("e7", "Mara: hi.", ("Mara counts to a hundred and never stops. " * 200,))
+    with pytest.raises(AssayError, match="reference summary") as caught:
+        evaluate([open_artifact(gguf)], [long, *examples(1)], tmp_path / "eval", threads=1, speed=False)
+    assert caught.value.where == "example e7"

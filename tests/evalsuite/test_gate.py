@@ -128,3 +128,8 @@ def test_what_was_compared_with_a_bad_merge_does_not_pass() -> None:
     assert merged.outcome == "fail"
     assert _not_passed(q4) == {"reference_not_passed": "fail"}
     assert q4.outcome == "fail"
+
+
+def test_a_merge_without_measured_noise_is_not_judged() -> None:
+    [verdict] = judge(results(row("merged", replace(merge_comparison(), noise=()))), GATE)
+    assert _not_passed(verdict) == {"no_limits": "inconclusive"}
