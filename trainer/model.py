@@ -50,6 +50,8 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from trainer import attention
+
     train = recipe.train
     compute = getattr(torch, train.nf4.compute_dtype)
     quantization = (
@@ -89,6 +91,8 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
         _keep_full_precision_kernels(model)
     model.requires_grad_(False)
     model.config.use_cache = False
+    if attention.is_for(model.config, device, compute, train.max_length):
+        model.set_attn_implementation(attention.ATTENTION)
     return model
 
 
