@@ -244,5 +244,5 @@ def sha256_of_rows(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         row = json.dumps(example.as_row(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        digest.update(row.encode() + b"\n")
+        digest.update(row.encode(errors="surrogatepass") + b"\n")  # JSON can spell a lone surrogate
     return digest.hexdigest()

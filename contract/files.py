@@ -1,9 +1,14 @@
-"""Writing a small file whole or not at all."""
+"""Writing a small file whole or not at all, and working in a folder alone."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from contract.errors import AssayError
 
 
 def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
@@ -20,3 +25,14 @@ def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(lock: Path, refusal: AssayError) -> Iterator[None]:
+    """Hold the lock file, which is made where it is missing; `refusal` is raised where another process holds it."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield

@@ -21,6 +21,13 @@ TOKENIZER_FILES = (
 )
 
 
+def plain_causal(config: Any) -> bool:
+    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks."""
+    kinds = getattr(config, "layer_types", None) or []
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return not any(windows) and all(kind == "full_attention" for kind in kinds)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or {} where there is no such file."""
     if not path.is_file():

@@ -7,7 +7,6 @@ goes on from here, and one more artifact costs only its own scoring. The folder 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 from contract.artifact import tool_versions
 from contract.errors import AssayError
-from contract.files import write_whole
+from contract.files import alone, write_whole
 from evalsuite.results import RESULTS_SCHEMA, from_json
 
 CACHE_FOLDER = "cache"
@@ -36,6 +35,7 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._used: set[str] = set()
+        self._read: dict[str, Any] = {}  # entries that were read or written already, by file name
         self._common = {"schema": [_SCHEMA, RESULTS_SCHEMA], "versions": tool_versions(*_ENGINES)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,15 +49,12 @@ class Cache:
         Raises:
             AssayError: somebody does.
         """
-        with (self._folder / _LOCK_FILE).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AssayError(
-                    "another evaluation is being made in this folder",
-                    where=str(self._folder.parent),
-                    hint="wait for it, or give another --out",
-                ) from None
+        refusal = AssayError(
+            "another evaluation is being made in this folder",
+            where=str(self._folder.parent),
+            hint="wait for it, or give another --out",
+        )
+        with alone(self._folder / _LOCK_FILE, refusal):
             yield
 
     def key(self, **parts: Any) -> str:
@@ -69,10 +66,14 @@ class Cache:
         """The entry, or None where there is none that can be read."""
         path = self._folder / f"{kind}-{key}.json"
         self._used.add(path.name)
+        if path.name in self._read:
+            known: Entry = self._read[path.name]
+            return known
         try:
             found: Entry = from_json(wanted, json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        self._read[path.name] = found
         return found
 
     def put(self, kind: str, key: str, entry: Any) -> None:
@@ -80,6 +81,7 @@ class Cache:
         path = self._folder / f"{kind}-{key}.json"
         self._used.add(path.name)
         write_whole(path, json.dumps(asdict(entry), ensure_ascii=True))
+        self._read[path.name] = entry
 
     def logits_path(self, key: str) -> Path:
         """Where the logits of that key are spooled."""

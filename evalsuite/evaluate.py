@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from contract.artifact import Artifact
 from contract.errors import AssayError
-from contract.example import Example
+from contract.example import Example, sha256_of_rows
 from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
 from evalsuite.folder import refuse_foreign_folder, stamp, write_evaluation
@@ -76,7 +74,7 @@ def evaluate(
     )
     served = claimed(endpoint, artifacts, reference) if endpoint else None
     roots = plan(artifacts, reference, base, served)
-    data_sha256 = _data_sha256(examples)
+    data_sha256 = sha256_of_rows(examples)
     cache = Cache(out / CACHE_FOLDER)
     with cache.held():
         walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, cache)
@@ -129,11 +127,6 @@ def _speed(visit: Visit, threads: int, cache: Cache) -> Speed | None:
         return None
     cache.put("speed", key, found)
     return found
-
-
-def _data_sha256(examples: Sequence[Example]) -> str:
-    rows = json.dumps([example.as_row() for example in examples], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(rows.encode(errors="surrogatepass")).hexdigest()
 
 
 def _data(examples: Sequence[Example], sha256: str, first: Visit) -> DataInfo:

@@ -73,10 +73,9 @@ def write(
 def _whole(
     runtime: Runtime, prompt: Sequence[int], start: Start, rest: Completion | None, most_tokens: int
 ) -> Completion:
-    ids = (*start.ids, *(rest.ids if rest else ()))
-    ended = (rest.stop if rest else start.stop) == "eos"
-    cut = len(ids) >= most_tokens
-    ids = ids[:most_tokens]
     if not start.ids and rest is not None:
         return rest
-    return Completion(ids, runtime.decode(ids), "eos" if ended and not cut else "length", len(prompt), 0.0, 0.0)
+    ids = (*start.ids, *(rest.ids if rest else ()))
+    ended = (rest.stop if rest else start.stop) == "eos" and len(ids) < most_tokens
+    ids = ids[:most_tokens]
+    return Completion(ids, runtime.decode(ids), "eos" if ended else "length", len(prompt), 0.0, 0.0)

@@ -70,10 +70,11 @@ def make_targets(
         AssayError: a prompt leaves no room for any of its document.
     """
     documents, gold = [], []
+    bare = len(runtime.encode(spec.messages("")))
     for example in examples:
         target = runtime.encode_completion(spec.messages(example.document), example.references[0])
         room = runtime.context_length - max(len(target), max_new_tokens + 1)
-        if len(runtime.encode(spec.messages(""))) >= room:
+        if bare >= room:
             raise AssayError(
                 "a reference summary and the prompt leave no room for the document",
                 where=f"example {example.id}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
-from contract.files import write_whole
+from contract.files import alone, write_whole
 
 _FILE = "stages.json"
 _PREVIOUS = "previous"
@@ -78,11 +77,8 @@ def key_of(**parts: Any) -> str:
 def locked(run: Path) -> Iterator[None]:
     """Hold the run folder; a second run of the same folder is refused rather than mixed in."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AssayError(
-                "another run is working in this folder", where=str(run), hint="wait for it, or give another --out"
-            ) from None
+    refusal = AssayError(
+        "another run is working in this folder", where=str(run), hint="wait for it, or give another --out"
+    )
+    with alone(run / ".lock", refusal):
         yield

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from contract.model_folder import plain_causal
 from runtimes.answer import Answer
 
 ATTENTION = "grouped_sdpa"
@@ -94,13 +95,6 @@ class _InPlaceLayer(DynamicLayer):
         return self._used
 
 
-def plain_causal(config: Any) -> bool:
-    """Does every layer see everything before it? Then a mask can be made here once for all layers."""
-    kinds = getattr(config, "layer_types", None) or []
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return not any(windows) and all(kind == "full_attention" for kind in kinds)
-
-
 @torch.inference_mode()
 def decode_steps(model: Any, answers: Sequence[Answer]) -> Iterator[None]:
     """Give every answer its next token, yield, and again until all are over."""
@@ -114,7 +108,7 @@ def decode_steps(model: Any, answers: Sequence[Answer]) -> Iterator[None]:
         ids[row, width - len(answer.prompt) :] = torch.tensor(list(answer.prompt))
         seen[row, width - len(answer.prompt) :] = 1
     positions = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
-    own_mask = plain_causal(model.config)
+    own_mask = plain_causal(model.config)  # made once, for all layers
     cache = DynamicCache(config=model.config)
     if own_mask:
         cache.layers = [_InPlaceLayer(most) for _ in cache.layers]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.torch_decode import plain_causal
+from contract.model_folder import plain_causal
 
 Pair = tuple[Sequence[int], Sequence[int]]
 

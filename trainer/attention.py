@@ -9,15 +9,15 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from contract.model_folder import plain_causal
+
 ATTENTION = "matmul_causal"
 MOST_TOKENS = 1024  # rows longer than this would hold too large score matrices for the backward pass
 
 
 def is_for(config: Any, device: str, dtype: torch.dtype, max_length: int) -> bool:
     """Does this model, trained so, gain by it, and see everything before each position in every layer?"""
-    kinds = getattr(config, "layer_types", None) or []
-    limits = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping")
-    plain = not any(getattr(config, name, None) for name in limits) and set(kinds) <= {"full_attention"}
+    plain = plain_causal(config) and not getattr(config, "attn_logit_softcapping", None)
     return plain and device == "cpu" and dtype == torch.bfloat16 and max_length <= MOST_TOKENS
 
 

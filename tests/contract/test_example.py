@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import AssayError
-from contract.example import Columns, Example, read_examples, write_examples
+from contract.example import Columns, Example, read_examples, sha256_of_rows, write_examples
 from tests.tiny import write_jsonl
 
 ROWS = [
@@ -95,3 +95,8 @@ def test_a_row_nested_too_deeply_is_no_traceback(tmp_path: Path) -> None:
     path.write_text("[" * 100_000 + "\n")
     with pytest.raises(AssayError, match="JSON"):
         read_examples(path)
+
+
+def test_rows_with_a_lone_surrogate_have_a_digest() -> None:
+    odd, plain = Example("a", "\ud800", ("x",)), Example("a", "y", ("x",))
+    assert sha256_of_rows([odd]) != sha256_of_rows([plain])

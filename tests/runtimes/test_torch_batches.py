@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from contract.artifact import open_artifact
+from contract.model_folder import plain_causal
 from contract.runtime import GenerateParams, Runtime
 from runtimes import load_runtime
-from runtimes.torch_decode import plain_causal
 from tests.tiny import make_llama
 
 LENGTHS = (5, 9, 14, 23, 31, 40, 57, 64)
