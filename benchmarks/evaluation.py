@@ -24,8 +24,9 @@ import numpy as np
 from contract.artifact import Artifact, open_artifact
 from contract.artifact_prompt import prompt_of
 from contract.example import Example, read_examples
-from contract.runtime import GenerateParams
+from contract.runtime import Completion, GenerateParams
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, token_distances
+from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.targets import Targets, make_targets
 from runtimes import load_runtime
@@ -67,11 +68,17 @@ def assay_reference(
     runtime = load_runtime(artifact, threads=threads, parallel=PARALLEL)
     params = GenerateParams(max_new_tokens=most)
     started = time.perf_counter()
-    targets = make_targets(
-        runtime, prompt_of(artifact), examples, most, lambda prompts: tuple(runtime.generate(prompts, params))
-    )
+
+    def write_targets(prompts: Sequence[Sequence[int]], golds: Sequence[Sequence[int]]) -> tuple[Completion, ...]:
+        size = chunk_size(runtime, golds, most, spool)
+        if not size:
+            return tuple(runtime.generate(prompts, params))
+        return write_and_spool(runtime, prompts, golds, params, spool, size, lambda _: None, lambda *_: None)
+
+    targets = make_targets(runtime, prompt_of(artifact), examples, most, write_targets)
     kept = LogitsSpool(spool, runtime.vocab_size, [len(target) for _, target in targets.pairs])
-    score_against(runtime, targets.pairs, [], kept)
+    if not kept.complete:
+        score_against(runtime, targets.pairs, [], kept)
     seconds = time.perf_counter() - started
     runtime.close()
     return Work(targets, kept, most), Outcome(seconds, [list(c.ids) for c in targets.greedy], [])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, did_you_mean, listed
+from contract.jsonl import read_jsonl
 
 # Column names tried in this order when the recipe maps none.
 DOCUMENT_COLUMNS = ("document", "dialogue", "article", "text", "transcript", "source")
@@ -38,21 +39,6 @@ class Columns:
     id: str | None = None
     document: str | None = None
     references: tuple[str, ...] | None = None
-
-
-def _rows_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise AssayError("a line is not JSON", where=where, got=str(error)) from None
-            if not isinstance(row, dict):
-                raise AssayError("a line is not a JSON object", where=where, got=type(row).__name__)
-            yield where, row
 
 
 def _rows_csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -117,7 +103,7 @@ def _rows(source: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         match path.suffix:
             case ".jsonl" | ".ndjson":
-                yield from _rows_jsonl(path)
+                yield from read_jsonl(path)
             case ".csv" | ".tsv":
                 yield from _rows_csv(path)
             case ".parquet":

@@ -1,14 +1,18 @@
-"""Writing a small file whole or not at all, and working in a folder alone."""
+"""Writing a small file whole or not at all, reading it if it is of this version, and working in a folder alone."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from contract.errors import AssayError
+
+Read = TypeVar("Read")
 
 
 def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
@@ -25,6 +29,45 @@ def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_versioned(path: Path, name: str, schema: int, build: Callable[[dict[str, Any]], Read]) -> Read:
+    """What `build` makes of the JSON object in a file of `assay eval`.
+
+    Args:
+        path: the file.
+        name: what it is called in messages.
+        schema: the one number its "schema" may be.
+        build: may raise ValueError, KeyError or TypeError where the object is not what it should be.
+
+    Raises:
+        AssayError: there is no such file, or it is of another version or damaged.
+    """
+    if not path.is_file():
+        raise AssayError(f"there is no {name}", where=str(path), hint="run assay eval first")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        if data["schema"] == schema:
+            return build(data)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AssayError(
+            f"the {name} cannot be read",
+            where=str(path),
+            got=f"{type(error).__name__}: {error}",
+            hint="run assay eval again",
+        ) from None
+    raise AssayError(
+        f"the {name} is of another version",
+        where=str(path),
+        got=str(data["schema"]),
+        expected=str(schema),
+        hint="run assay eval again",
+    )
+
+
+def refuse_constant(text: str) -> None:
+    """For `json.loads`: NaN and infinities are no JSON."""
+    raise ValueError(f"{text} is not a number")
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from contract.errors import AssayError
-from contract.files import write_whole
+from contract.files import read_versioned, write_whole
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 VERDICT_FILE = "verdict.json"
@@ -64,23 +63,8 @@ def read_verdicts(path: Path) -> list[Verdict]:
         AssayError: there is no such file or it is not one of ours.
     """
     path = path / VERDICT_FILE if path.is_dir() else path
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != VERDICT_SCHEMA:
-            raise AssayError(
-                "a verdict file of another version",
-                where=str(path),
-                got=str(data["schema"]),
-                expected=str(VERDICT_SCHEMA),
-                hint="run assay eval again",
-            )
-        return [Verdict(**{**v, "reasons": tuple(Reason(**r) for r in v["reasons"])}) for v in data["verdicts"]]
-    except FileNotFoundError:
-        raise AssayError("there is no verdict", where=str(path), hint="run assay eval first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AssayError(
-            "the verdict file cannot be read",
-            where=str(path),
-            got=f"{type(error).__name__}: {error}",
-            hint="run assay eval again",
-        ) from None
+    return read_versioned(path, "verdict file", VERDICT_SCHEMA, _verdicts)
+
+
+def _verdicts(data: dict[str, Any]) -> list[Verdict]:
+    return [Verdict(**{**v, "reasons": tuple(Reason(**r) for r in v["reasons"])}) for v in data["verdicts"]]

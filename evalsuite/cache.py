@@ -40,7 +40,7 @@ class Cache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise AssayError("the output folder cannot be made here", where=str(folder), got=str(error)) from None
+            raise AssayError("the output folder cannot be written", where=str(folder), got=str(error)) from None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -82,6 +82,12 @@ class Cache:
         self._used.add(path.name)
         write_whole(path, json.dumps(asdict(entry), ensure_ascii=True))
         self._read[path.name] = entry
+
+    def forget(self, kind: str) -> None:
+        """Drop every entry of that kind."""
+        for path in self._folder.glob(f"{kind}-*.json"):
+            path.unlink(missing_ok=True)
+            self._read.pop(path.name, None)
 
     def logits_path(self, key: str) -> Path:
         """Where the logits of that key are spooled."""

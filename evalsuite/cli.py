@@ -145,7 +145,7 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
             hint="run assay eval again, or give --recipe",
         ) from None
     refuse_changed(results)
-    require = required(results.rows, gate) if recipe else results.require
+    require = required(results.rows, gate, results.unloadable) if recipe else results.require
     verdicts = judge(results, gate)
     if as_json:
         click.echo(

@@ -81,26 +81,16 @@ class LogitsSpool:
             AssayError: there is no room on the disk.
         """
         self.check_room()
-        partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                for block in logits:
-                    file.write(block.astype("float32", copy=False).tobytes())
-                    yield block
-            if partial.stat().st_size == self.size_bytes:
-                partial.rename(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        yield from spooled(self._path, logits)
 
     def check_room(self) -> None:
         """Raise where the disk has no room for the file."""
-        free = shutil.disk_usage(self._path.parent).free
-        if self.size_bytes > 0.95 * free:
+        if not room_for(self.size_bytes, self._path):
             raise AssayError(
                 "there is no room on the disk for the reference's logits",
                 where=str(self._path.parent),
                 expected=f"{self.size_bytes / 1e9:.1f} GB",
-                got=f"{free / 1e9:.1f} GB free",
+                got=f"{shutil.disk_usage(self._path.parent).free / 1e9:.1f} GB free",
                 hint="score fewer documents with --limit, or put --out on a larger disk",
             )
 
@@ -116,6 +106,24 @@ class LogitsSpool:
     def remove(self) -> None:
         """Delete the file."""
         self._path.unlink(missing_ok=True)
+
+
+def room_for(size_bytes: int, path: Path) -> bool:
+    """Is there room on the disk for a file of that size, and a little left over?"""
+    return size_bytes <= 0.95 * shutil.disk_usage(path.parent).free
+
+
+def spooled(path: Path, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Write blocks of logits to a file as they pass through; it is there once the last has passed."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            for block in logits:
+                file.write(block.astype("float32", copy=False).tobytes())
+                yield block
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def token_distances(reference: np.ndarray, logits: np.ndarray, target: Sequence[int]) -> TokenDistances:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
 from contract.artifact import tool_versions
+from contract.cpu import read_flags
 from evalsuite.results import Environment
 
 # Instructions that quantized kernels choose between; results and speed differ with them.
@@ -28,12 +28,23 @@ _FEATURES = (
     "i8mm",
     "sve",
 )
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "rouge-score", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "llama-cpp-python",
+    "gguf",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "rouge-score",
+    "numpy",
+)
 
 
 def environment(threads: int) -> Environment:
     """Look at this machine; `threads` is what was used."""
-    model, flags = _cpu()
+    model, flags = read_flags()
     return Environment(
         model,
         tuple(name for name in _FEATURES if name in flags),
@@ -43,18 +54,4 @@ def environment(threads: int) -> Environment:
         f"{platform.system()} {platform.release()}",
         platform.python_version(),
         tool_versions(*_PACKAGES),
-    )
-
-
-def _cpu() -> tuple[str, set[str]]:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() or platform.machine(), set()
-    values: dict[str, str] = {}
-    for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        values.setdefault(key.strip(), value.strip())
-    return (
-        values.get("model name") or platform.machine(),
-        set((values.get("flags") or values.get("Features") or "").split()),
     )

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 from contract.artifact import Artifact
 from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows
+from contract.runtime import GenerateParams
 from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
-from evalsuite.folder import refuse_foreign_folder, stamp, write_evaluation
+from evalsuite.folder import refuse_foreign_folder, stamp, write_evaluation, writing
 from evalsuite.gate import judge, required
+from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import plan
 from evalsuite.results import DataInfo, Results, Speed
 from evalsuite.rows import row_of, score_visit
 from evalsuite.scorer import TaskScorer
+from evalsuite.served.ask import ANSWERS
 from evalsuite.served.compare import claimed, score_endpoint
 from evalsuite.served.endpoint import Endpoint
 from evalsuite.speed import measure_speed
@@ -57,28 +60,32 @@ def evaluate(
         What was found; verdicts are in out/verdict.json and beside each artifact that Assay made.
 
     Raises:
-        AssayError: an artifact is not intact or cannot be run, or `out` is something else.
+        AssayError: what others are compared with is not intact or cannot be run, or `out` is something else. Any other
+            artifact that cannot be loaded fails by itself.
     """
     from contract.recipe import GatePart
 
     refuse_foreign_folder(out)
     if not artifacts or not examples:
         raise AssayError("there is nothing to evaluate", got=f"{len(artifacts)} artifacts, {len(examples)} examples")
-    for artifact in {a.digest: a for a in (*artifacts, reference, base) if a is not None}.values():
-        artifact.verify()
     gate = recipe.gate if recipe else GatePart()
-    max_new_tokens = (
-        recipe.generate.max_new_tokens
+    recorded = [GenerateParams.recorded(artifact.details) for artifact in artifacts if "generate" in artifact.details]
+    params = (
+        recipe.generate.params()
         if recipe
-        else max([int(a.details.get("generate", {}).get("max_new_tokens", 0)) for a in artifacts]) or 128
+        else max(recorded, key=lambda one: one.max_new_tokens, default=GenerateParams())
     )
     served = claimed(endpoint, artifacts, reference) if endpoint else None
-    roots = plan(artifacts, reference, base, served)
+    sound, faults = set_apart(artifacts, [artifact for artifact in (reference, base, served) if artifact is not None])
+    roots = plan(sound, reference, base, served)
     data_sha256 = sha256_of_rows(examples)
     cache = Cache(out / CACHE_FOLDER)
-    with cache.held():
-        walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, max_new_tokens, threads, cache)
+    with writing(out), cache.held():
+        walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, params, threads, cache)
         walk.trees(roots)
+        faults += walk.faults
+        if not walk.visits:
+            raise faults[0].error
         visits = [visit for visit in walk.visits if visit.node.is_row]
         visits.sort(key=lambda visit: visit.node.label != "base")  # stable: the base first, then as they were visited
         speeds = {visit.key: _speed(visit, threads, cache) if speed else None for visit in visits}
@@ -89,24 +96,27 @@ def evaluate(
         found = {visit.node.label: scored[visit.key].predictions for visit in visits}
         if endpoint and served:
             local = next(visit for visit in visits if visit.node.artifact.digest == served.digest)
-            row, told = score_endpoint(endpoint, local, found[local.node.label], scorer, max_new_tokens)
+            row, told = score_endpoint(endpoint, local, found[local.node.label], scorer, params.max_new_tokens, cache)
             rows.append(row)
             found[row.label] = told.predictions
+        missing = unloadable(faults, found)
         baselines = scorer.baselines()
         print("assay eval · judging and writing …", file=sys.stderr, flush=True)
         results = Results(
             environment(threads),
             _data(examples, data_sha256, walk.visits[0]),
-            max_new_tokens,
+            params.max_new_tokens,
             tuple(rows),
             baselines,
             gate.model_dump(mode="json"),
-            required(rows, gate) if recipe else tuple(row.label for row in rows if row.role == "candidate"),
+            required(rows, gate if recipe else None, missing),
             scorer.signatures,
+            missing,
         )
         verdicts = judge(results, gate)
         write_evaluation(out, results, verdicts, found)
         stamp(results, verdicts)
+        cache.forget(ANSWERS)
         cache.tidy()
     return results
 

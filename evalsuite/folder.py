@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, open_artifact
@@ -24,9 +26,13 @@ from evalsuite.results import (
     REPORT_FILE,
     Prediction,
     Results,
+    Row,
+    Unloadable,
     write_predictions,
     write_results,
 )
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def refuse_foreign_folder(out: Path) -> None:
@@ -35,7 +41,7 @@ def refuse_foreign_folder(out: Path) -> None:
         raise AssayError("the output is a file", where=str(out), hint="give another --out")
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise AssayError("the output folder cannot be made here", where=str(there), hint="give another --out")
+        raise AssayError("the output folder cannot be written", where=str(there), hint="give another --out")
     inside = next((path for path in out.resolve().parents if (path / MANIFEST_FILE).is_file()), None)
     if inside is not None and out.resolve().relative_to(inside).parts[0] != MEASURED_FOLDER:
         raise AssayError(
@@ -54,6 +60,27 @@ def refuse_foreign_folder(out: Path) -> None:
         )
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What is in the way of writing an evaluation to `out` becomes one message.
+
+    Raises:
+        AssayError: the disk is full or read-only, or the folder is somebody else's. What was found so far is kept.
+    """
+    try:
+        yield
+    except OSError as error:
+        ours = str(error.filename).startswith((str(out), str(out.parent / f".{out.name}.")))
+        if error.errno not in _DISK_ERRORS and not ours:
+            raise
+        raise AssayError(
+            "the evaluation could not be written",
+            where=str(out),
+            got=str(error),
+            hint="make room, and run it again: what was measured so far is kept",
+        ) from error
+
+
 def write_evaluation(
     out: Path, results: Results, verdicts: Sequence[Verdict], predictions: Mapping[str, Sequence[Prediction]]
 ) -> None:
@@ -62,6 +89,7 @@ def write_evaluation(
     Everything is made beside `out` first. The old verdict goes before anything is replaced and the new one comes last,
     so that a verdict is never next to figures it is not about.
     """
+    from evalsuite.report.content import content
     from evalsuite.report.html import write_report
     from evalsuite.report.pdf import write_pdf
     from evalsuite.report.plots import write_plots
@@ -80,18 +108,15 @@ def write_evaluation(
         (made / CSV_FILE).write_text(csv_table(results, verdicts), encoding="utf-8")
         write_results(made / METRICS_FILE, results)
         write_verdicts(made / VERDICT_FILE, verdicts)
-        write_report(results, verdicts, made / PREDICTIONS_FOLDER, made / REPORT_FILE)
+        told = content(results, verdicts, made / PREDICTIONS_FOLDER)
+        write_report(told, made / REPORT_FILE)
         write_plots(results, made / PLOTS_FOLDER)
-        write_pdf(results, verdicts, made / PREDICTIONS_FOLDER, made / PDF_FILE)
+        write_pdf(told, made / PDF_FILE)
         (out / VERDICT_FILE).unlink(missing_ok=True)
         for folder in (PREDICTIONS_FOLDER, PLOTS_FOLDER):
             shutil.rmtree(out / folder, ignore_errors=True)
         for name in (PREDICTIONS_FOLDER, PLOTS_FOLDER, CSV_FILE, REPORT_FILE, PDF_FILE, METRICS_FILE, VERDICT_FILE):
             (made / name).rename(out / name)
-    except OSError as error:
-        raise AssayError(
-            "the evaluation could not be written", where=str(out), got=str(error), hint="is the disk full?"
-        ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -101,8 +126,10 @@ def stamp(results: Results, verdicts: Sequence[Verdict]) -> None:
 
     A folder whose manifest now names another digest is left alone.
     """
+    judged: dict[str, Row | Unloadable] = {row.label: row for row in results.rows}
+    judged |= {artifact.label: artifact for artifact in results.unloadable}
     for verdict in verdicts:
-        row = results.row(verdict.label)
+        row = judged[verdict.label]
         if row.foreign:
             continue
         artifact = open_artifact(row.path)
@@ -110,6 +137,8 @@ def stamp(results: Results, verdicts: Sequence[Verdict]) -> None:
             try:
                 write_verdicts(artifact.folder / VERDICT_FILE, [verdict])
             except OSError as error:
+                with suppress(OSError):  # an earlier one is not about these figures
+                    (artifact.folder / VERDICT_FILE).unlink(missing_ok=True)
                 print(
                     f"note: no verdict beside {row.path} ({error.strerror}): serve it with --verdict", file=sys.stderr
                 )

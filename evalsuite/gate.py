@@ -10,7 +10,7 @@ merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_go
 base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
 eos_rate_loss, too_few_documents, no_limits, no_reference, reference_not_passed; of an endpoint served_digest_differs,
 served_prompt_tokens_differ, served_truncated, served_control_text, served_text_differs, served_stop_differs,
-served_rouge_l_loss.
+served_rouge_l_loss; of what has no figures at all not_loadable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contract.verdict import Outcome, Reason, Verdict, worst
-from evalsuite.results import Comparison, Interval, Results, Row
+from evalsuite.results import Comparison, Interval, Results, Row, Unloadable
 from evalsuite.served.gate import told_counts
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
@@ -32,7 +32,7 @@ KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked t
 
 
 def judge(results: Results, gate: GatePart) -> list[Verdict]:
-    """A verdict for every candidate, in the order of the rows."""
+    """A verdict for every candidate, in the order of the rows, then for what could not be loaded."""
     verdicts = {row.digest: _verdict(row, results, gate) for row in results.rows if row.role == "candidate"}
     settled: dict[str, Verdict] = {}
 
@@ -53,7 +53,12 @@ def judge(results: Results, gate: GatePart) -> list[Verdict]:
             settled[digest] = verdict
         return settled[digest]
 
-    return [settle(digest) for digest in verdicts]
+    return [*map(settle, verdicts), *map(_not_loadable, results.unloadable)]
+
+
+def _not_loadable(artifact: Unloadable) -> Verdict:
+    reason = Reason("not_loadable", "fail", f"it could not be loaded: {artifact.error}")
+    return Verdict(artifact.label, artifact.digest, "fail", (reason,))
 
 
 def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
@@ -62,10 +67,15 @@ def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
     return all(label in passed for label in require)
 
 
-def required(rows: Sequence[Row], gate: GatePart) -> tuple[str, ...]:
-    """The labels that must pass by the recipe; beside an endpoint those of them that were judged, and the endpoint."""
+def required(rows: Sequence[Row], gate: GatePart | None, unloadable: Sequence[Unloadable] = ()) -> tuple[str, ...]:
+    """The labels that must pass: by the recipe; beside an endpoint those of them that were judged, and the endpoint.
+
+    Without a gate, all that were judged.
+    """
+    judged = [row.label for row in rows if row.role == "candidate"] + [artifact.label for artifact in unloadable]
+    if gate is None:
+        return tuple(judged)
     served = tuple(row.label for row in rows if row.kind == "endpoint")
-    judged = {row.label for row in rows if row.role == "candidate"}
     return (*(label for label in gate.require if label in judged or not served), *served)
 
 
@@ -209,7 +219,7 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
 
 
 def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
-    limits = next((limits for name, limits in gate.quant.items() if name == row.quant), None)
+    limits = gate.limits_of(row.kind, row.quant)
     if limits is None:
         yield Reason("no_limits", "inconclusive", f"the recipe has no limits for {row.quant or 'an unknown type'}")
         return

@@ -7,9 +7,9 @@ import re
 import struct
 from pathlib import Path
 
-from contract.artifact import Artifact
+from contract.artifact import ONNX_LABEL, Artifact
 from contract.artifact_prompt import GGUF_PROMPT_KEY, gguf_string, prompt_of
-from contract.errors import AssayError
+from contract.errors import AssayError, NoEngineError
 from contract.model_folder import read_json, resolve_model
 from contract.prompt import PromptSpec
 
@@ -49,17 +49,21 @@ _FILE_TYPES = {
 
 
 def label_of(artifact: Artifact, quant: str | None) -> str:
-    """ "adapter", "merged", a quantization, or what else its name makes of it; usable as a file name."""
+    """ "adapter", "merged", a quantization, "onnx-int8", or what else its name makes of it; usable as a file name."""
     if artifact.kind in ("adapter", "merged"):
         return artifact.kind
+    if artifact.kind == "onnx" and quant:
+        return ONNX_LABEL + quant
     return quant or re.sub(r"[^A-Za-z0-9._-]+", "-", artifact.name).strip(".-") or artifact.kind
 
 
 def storage(artifact: Artifact) -> tuple[str | None, float | None]:
-    """How the weights are stored: (quantization name such as "q4_k_m" or "f16", bits per weight); None: unknown.
+    """How the weights are stored: (a name such as "q4_k_m", "f16" or ONNX's "int8", bits per weight); None: unknown.
 
     A bfloat16 folder counts as "f16": both are 16-bit and stand under the same limits.
     """
+    if artifact.kind == "onnx":
+        return artifact.details.get("precision"), artifact.details.get("bits_per_weight")
     quant, bits = artifact.details.get("quant"), artifact.details.get("bits_per_weight")
     if artifact.kind == "gguf":
         if quant is None or bits is None:
@@ -114,7 +118,7 @@ def _gguf_storage(path: Path) -> tuple[str | None, float | None]:
     try:
         import gguf
     except ImportError:
-        raise AssayError(
+        raise NoEngineError(
             "reading a .gguf needs the gguf package", hint="in Assay's checkout: pip install -e '.[eval]'"
         ) from None
     try:

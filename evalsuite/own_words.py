@@ -8,7 +8,7 @@ so writes most of its summaries for nothing. (It is how speculative decoding acc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.distance import TokenDistances
@@ -25,7 +25,9 @@ class Start:
     stop: str | None
 
 
-def start_of(target: Sequence[int], scored: TokenDistances, stop_ids: frozenset[int], most_tokens: int) -> Start:
+def start_of(
+    target: Sequence[int], scored: TokenDistances, stop_ids: frozenset[int], most_tokens: int, *, goes_on: bool = True
+) -> Start:
     """What the artifact writes, from its first choices along the reference's greedy summary.
 
     Args:
@@ -33,7 +35,14 @@ def start_of(target: Sequence[int], scored: TokenDistances, stop_ids: frozenset[
         scored: the artifact along `target`; its `top` are first choices, one per token.
         stop_ids: what ends the artifact's generation.
         most_tokens: no summary is longer.
+        goes_on: can what has begun be put behind the prompt and gone on with? Not with an encoder, and there the first
+            token may be forced, so that only a whole summary is known.
     """
+    start = _start(target, scored, stop_ids, most_tokens)
+    return start if goes_on or (start.ids and start.stop == "eos") else Start((), None)
+
+
+def _start(target: Sequence[int], scored: TokenDistances, stop_ids: frozenset[int], most_tokens: int) -> Start:
     ids: list[int] = []
     for expected, own in zip(target, scored.top, strict=True):
         own = int(own)
@@ -50,18 +59,18 @@ def start_of(target: Sequence[int], scored: TokenDistances, stop_ids: frozenset[
 def write(
     runtime: Runtime, prompts: Sequence[Sequence[int]], starts: Sequence[Start], params: GenerateParams
 ) -> list[Completion]:
-    """The greedy summaries of `prompts`, of which `starts` are known: the same as `runtime.generate` would write.
+    """The summaries of `prompts`, of which `starts` are known: the same as `runtime.generate` would write.
 
     Args:
         runtime: the artifact.
         prompts: prompt ids.
         starts: one per prompt.
-        params: greedy, without stop strings.
+        params: without stop strings; plain greedy where any start is known.
     """
     open_ends = [index for index, start in enumerate(starts) if start.stop is None]
     longest = params.max_new_tokens - min((len(starts[index].ids) for index in open_ends), default=0)
     rest = runtime.generate(
-        [[*prompts[index], *starts[index].ids] for index in open_ends], GenerateParams(max_new_tokens=max(1, longest))
+        [[*prompts[index], *starts[index].ids] for index in open_ends], replace(params, max_new_tokens=max(1, longest))
     )
     written = dict(zip(open_ends, rest, strict=True))
     return [

@@ -3,7 +3,7 @@
     adapter on its training base ─┬─ base                                   (training: did it help)
                                   └─ adapter on the weights it was merged on (base_change, where they differ)
                                        └─ merged                             (merge_fidelity)
-                                            └─ f16, q8_0, q4_k_m …           (quantization)
+                                            └─ f16, q4_k_m, onnx-int8 …      (quantization)
 
 Lineage is what manifests say: a parent counts if an artifact of its digest is listed or lies where it was. Where there
 is none, the explicit reference stands in.
@@ -74,10 +74,10 @@ class _Planner:
         return self._recorded(artifact) or self._given(artifact)
 
     def _recorded(self, artifact: Artifact) -> _Link | None:
-        merged = self.find(artifact.parent("merged")) if artifact.kind == "gguf" else None
+        merged = self.find(artifact.parent("merged")) if artifact.kind in ("gguf", "onnx") else None
         if merged is not None:
             return _Link(merged, None, "quantization")
-        adapter = self.find(artifact.parent("adapter")) if artifact.kind in ("gguf", "merged") else None
+        adapter = self.find(artifact.parent("adapter")) if artifact.kind in ("gguf", "onnx", "merged") else None
         if adapter is not None:
             purpose: Purpose = "merge_fidelity" if artifact.kind == "merged" else "quantization"
             return _Link(adapter, str(artifact.details.get("merged_on", "w16")), purpose)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contract.errors import AssayError
 from contract.verdict import Verdict
-from evalsuite.folder import refuse_changed, stamp, write_evaluation
+from evalsuite.folder import refuse_changed, stamp, write_evaluation, writing
 from evalsuite.gate import judge, required
 from evalsuite.results import PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
@@ -24,10 +24,12 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
             were scored.
     """
     results = read_results(folder)
-    results = replace(results, limits=gate.model_dump(mode="json"), require=required(results.rows, gate))
+    require = required(results.rows, gate, results.unloadable)
+    results = replace(results, limits=gate.model_dump(mode="json"), require=require)
     refuse_changed(results)
     verdicts = judge(results, gate)
-    write_evaluation(folder, results, verdicts, _predictions(folder / PREDICTIONS_FOLDER, results))
+    with writing(folder):
+        write_evaluation(folder, results, verdicts, _predictions(folder / PREDICTIONS_FOLDER, results))
     stamp(results, verdicts)
     return verdicts
 

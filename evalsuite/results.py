@@ -10,12 +10,13 @@ import json
 import types
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from contract.artifact import Kind
 from contract.errors import AssayError
-from contract.files import write_whole
+from contract.files import read_versioned, refuse_constant, write_whole
 
 RESULTS_SCHEMA = 2
 METRICS_FILE = "metrics.json"
@@ -222,6 +223,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Unloadable:
+    """An artifact that could not be loaded: it gets a verdict, and has no figures."""
+
+    label: str
+    kind: RowKind
+    name: str
+    digest: str
+    path: str
+    foreign: bool
+    quant: str | None
+    size_bytes: int
+    error: str  # what is wrong with it
+
+
+@dataclass(frozen=True)
 class Baseline:
     """Summaries that need no model."""
 
@@ -241,6 +257,7 @@ class Results:
     limits: dict[str, Any]  # the recipe's gate part
     require: tuple[str, ...]  # labels that must pass
     signatures: dict[str, str] = field(default_factory=dict)  # metric -> how it was computed
+    unloadable: tuple[Unloadable, ...] = ()
     schema: int = field(default=RESULTS_SCHEMA)
 
     def row(self, label: str) -> Row:
@@ -287,26 +304,7 @@ def read_results(path: Path) -> Results:
         AssayError: there is none, or it is of another version or damaged.
     """
     path = path / METRICS_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise AssayError("there is no evaluation", where=str(path), hint="run assay eval first")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        if data["schema"] != RESULTS_SCHEMA:
-            raise AssayError(
-                "an evaluation of another version",
-                where=str(path),
-                got=str(data["schema"]),
-                expected=str(RESULTS_SCHEMA),
-                hint="run assay eval again",
-            )
-        return from_json(Results, data)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise AssayError(
-            "the evaluation cannot be read",
-            where=str(path),
-            got=f"{type(error).__name__}: {error}",
-            hint="run assay eval again",
-        ) from None
+    return read_versioned(path, "evaluation", RESULTS_SCHEMA, partial(from_json, Results))
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -328,7 +326,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = from_json(Prediction, json.loads(line.decode(), parse_constant=_refuse_constant))
+                row = from_json(Prediction, json.loads(line.decode(), parse_constant=refuse_constant))
                 row.scores["rougeL"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise AssayError(
@@ -339,10 +337,6 @@ def read_predictions(path: Path) -> list[Prediction]:
                 ) from None
             rows.append(row)
     return rows
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number")
 
 
 def from_json(wanted: Any, value: Any) -> Any:

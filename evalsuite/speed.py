@@ -77,7 +77,7 @@ def _measure(path: str, prompts: Sequence[Sequence[int]], threads: int) -> Speed
     started = time.perf_counter()
     runtime = load_runtime(artifact, threads=threads, parallel=1)
     load_s = time.perf_counter() - started
-    room = runtime.context_length - max(len(prompt) for prompt in prompts)
+    room = runtime.target_length or runtime.context_length - max(len(prompt) for prompt in prompts)
     params = GenerateParams(max_new_tokens=min(OUTPUT_TOKENS, room), ignore_stop=True)
     runtime.generate(prompts[:1], params)
     done = [runtime.generate([prompt], params)[0] for prompt in prompts]

@@ -11,6 +11,7 @@ from contract.prompt import PromptSpec, shorten
 from contract.runtime import Completion, Runtime
 from evalsuite.distance import Pair
 from evalsuite.hard_texts import HARD_TEXTS
+from evalsuite.own_targets import greedy_pairs
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,8 @@ class Targets:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Gold, greedy of document 0, gold, greedy of document 1, …: neighbours share a prompt.
-
-        A greedy target ends with the id that closes the gold one where the reference ended by itself.
-        """
-        pairs: list[Pair] = []
-        for prompt, gold, completion in zip(self.prompts, self.gold, self.greedy, strict=False):
-            closing = gold[-1:] if completion.stop == "eos" else ()
-            pairs += [(prompt, gold), (prompt, (*completion.ids, *closing))]
-        return pairs
+        """Gold and greedy of every document."""
+        return greedy_pairs(self.prompts[: len(self.gold)], self.gold, self.greedy)
 
 
 def encode_all(runtime: Runtime, spec: PromptSpec, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -45,7 +39,8 @@ def encode_all(runtime: Runtime, spec: PromptSpec, texts: Sequence[str]) -> tupl
     return tuple(tuple(runtime.encode(spec.messages(text))) for text in texts)
 
 
-Write = Callable[[Sequence[tuple[int, ...]]], tuple[Completion, ...]]
+# prompt ids, gold ids -> the reference's own completions
+Write = Callable[[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]], tuple[Completion, ...]]
 
 
 def make_targets(
@@ -63,7 +58,7 @@ def make_targets(
         spec: the words around a document.
         examples: what is summarized.
         max_new_tokens: room that is left for a summary.
-        write: makes the reference's completions from prompt ids.
+        write: makes the reference's completions.
         added_tokens: one more hard text, of the tokens that were added to the reference's vocabulary.
 
     Raises:
@@ -73,7 +68,7 @@ def make_targets(
     bare = len(runtime.encode(spec.messages("")))
     for example in examples:
         target = runtime.encode_completion(spec.messages(example.document), example.references[0])
-        room = runtime.context_length - max(len(target), max_new_tokens + 1)
+        room = _room(runtime, target, max_new_tokens, example.id)
         if bare >= room:
             raise AssayError(
                 "a reference summary and the prompt leave no room for the document",
@@ -92,9 +87,27 @@ def make_targets(
         gold.append(tuple(target))
     hard_texts = (*HARD_TEXTS, *([added_tokens] if added_tokens else []))
     prompts = encode_all(runtime, spec, [*documents, *hard_texts])
-    greedy = write(prompts[: len(documents)])
+    greedy = write(prompts[: len(documents)], gold)
     shortened = sum(text != example.document for text, example in zip(documents, examples, strict=True))
     stop_ids = tuple(sorted(runtime.stop_ids))
     return Targets(
         spec, tuple(documents), shortened, hard_texts, prompts, tuple(gold), stop_ids, runtime.bos_id, greedy
     )
+
+
+def _room(runtime: Runtime, target: Sequence[int], max_new_tokens: int, example_id: str) -> int:
+    """Tokens left for a prompt: answers take theirs from the same context, or (encoder-decoder) have a limit of theirs.
+
+    Raises:
+        AssayError: the reference summary is longer than that limit.
+    """
+    if runtime.target_length is None:
+        return runtime.context_length - max(len(target), max_new_tokens + 1)
+    if len(target) > runtime.target_length:
+        raise AssayError(
+            "a reference summary is longer than the decoder's context",
+            where=f"example {example_id}",
+            expected=f"at most {runtime.target_length} tokens",
+            got=f"{len(target)} tokens",
+        )
+    return runtime.context_length

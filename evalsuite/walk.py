@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
+from contract.errors import AssayError, NoEngineError
 from contract.example import Example
 from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
@@ -13,6 +14,8 @@ from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
 from evalsuite.identity import added_tokens, base_identity, recorded_prompt, stored_dtype
 from evalsuite.interface import Interface, compare_interface
+from evalsuite.loadable import Fault
+from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
 from evalsuite.progress import Progress
@@ -74,15 +77,22 @@ class Visit:
 
 
 class _Model:
-    """A runtime that is loaded when it is first asked for."""
+    """A runtime that is loaded when it is first asked for; `fault` is why it could not be."""
 
     def __init__(self, load: Callable[[], Runtime]) -> None:
         self._load = load
         self._runtime: Runtime | None = None
+        self.fault: AssayError | None = None
 
     def __call__(self) -> Runtime:
         if self._runtime is None:
-            self._runtime = self._load()
+            try:
+                self._runtime = self._load()
+            except NoEngineError:
+                raise
+            except AssayError as error:
+                self.fault = error
+                raise
         return self._runtime
 
     def close(self) -> None:
@@ -98,16 +108,17 @@ class Walk:
         examples: Sequence[Example],
         data_sha256: str,
         spec: PromptSpec | None,
-        max_new_tokens: int,
+        params: GenerateParams,
         threads: int,
         cache: Cache,
     ) -> None:
         self.examples, self.data_sha256, self.spec, self.threads = examples, data_sha256, spec, threads
-        self.params = GenerateParams(max_new_tokens=max_new_tokens)
+        self.params = params
         self.cache, self.progress = cache, Progress()
         self.visits: list[Visit] = []
+        self.faults: list[Fault] = []  # of what nothing is compared with
         longest_words = max(len(example.document.split()) for example in examples)
-        self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + max_new_tokens)))
+        self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + params.max_new_tokens)))
 
     def trees(self, roots: Sequence[Node]) -> None:
         """Visit every node, never with two models in memory."""
@@ -120,7 +131,7 @@ class Walk:
         return self.cache.key(
             data=self.data_sha256,
             prompt=self._spec(root).as_dict(),
-            most=self.params.max_new_tokens,
+            params=asdict(self.params),
             threads=self.threads,
             node=self._identity(root),
         )
@@ -166,13 +177,19 @@ class Walk:
             if found is None or (keep is not None and not keep.complete):
                 other = reference is not None and reference.vocab_size != model().vocab_size
                 references = [reference] if reference is not None and not other else []
-                if references or keep:
+                if references or (keep is not None and not keep.complete):
                     step = partial(self.progress.step, node.label)
                     scored = score_against(model(), targets.pairs, references, keep, step=step)
             if found is None:
                 found = self._found(node, model(), targets, reference, scored)
                 self.cache.put("node", key, found)
             completions = self._completions(node, key, model, targets, found, above)
+        except AssayError as error:
+            if error is not model.fault or node.children or node.role != "candidate":
+                raise
+            self.progress.say(f"{node.label}: it could not be loaded: {error}")
+            self.faults.append(Fault(node.artifact, error, node.label))
+            return
         finally:
             model.close()
         visit = Visit(node, key, above, targets, found, completions, {})
@@ -185,7 +202,7 @@ class Walk:
     def _targets(self, root: Node, key: str, model: _Model) -> Targets:
         targets = self.cache.get("targets", key, Targets)
         if targets is None:
-            write = partial(self._write, root, key, model)
+            write = partial(self._write_targets, root, key, model)
             targets = make_targets(
                 model(),
                 self._spec(root),
@@ -196,6 +213,26 @@ class Walk:
             )
             self.cache.put("targets", key, targets)
         return targets
+
+    def _write_targets(
+        self, root: Node, key: str, model: _Model, prompts: Sequence[tuple[int, ...]], golds: Sequence[tuple[int, ...]]
+    ) -> tuple[Completion, ...]:
+        """The root's own summaries; with them its logits, where something will be held against them."""
+        path = self.cache.logits_path(key)
+        shared = root.children and self.params.plain_greedy
+        size = chunk_size(model(), golds, self.params.max_new_tokens, path) if shared else 0
+        if not size:
+            return self._write(root, key, model, prompts)
+
+        def known(number: int) -> tuple[Completion, ...] | None:
+            chunk = self.cache.get("own", f"{key}-{size}-{number}", _Chunk)
+            return chunk.completions if chunk else None
+
+        def done(number: int, completions: tuple[Completion, ...]) -> None:
+            self.cache.put("own", f"{key}-{size}-{number}", _Chunk(completions))
+            self.progress.step(root.label, len(completions) * (Progress.WRITE + 2))
+
+        return write_and_spool(model(), prompts, golds, self.params, path, size, known, done)
 
     def _spool(self, node: Node, key: str, targets: Targets, vocab_size: int) -> LogitsSpool | None:
         """Where this node's logits are kept, if something below it still has to be held against them."""
@@ -243,8 +280,14 @@ class Walk:
     ) -> tuple[Start, ...]:
         """How its own summaries begin, where its prompts are those that were scored."""
         return tuple(
-            start_of(target, document, runtime.stop_ids, self.params.max_new_tokens)
-            if ours == theirs
+            start_of(
+                target,
+                document,
+                runtime.stop_ids,
+                self.params.max_new_tokens,
+                goes_on=runtime.target_length is None,
+            )
+            if ours == theirs and self.params.plain_greedy
             else Start((), None)
             for ours, theirs, (_, target), document in zip(prompts, targets.prompts, targets.pairs[1::2], greedy)  # noqa: B905 - hard texts have no target
         )

@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from contract.model_folder import plain_causal
 from runtimes.answer import Answer
+from runtimes.torch_aside import Aside
 
 ATTENTION = "grouped_sdpa"
 _COMPACT_BELOW = 0.75  # share of rows still running under which the finished ones are dropped from the batch
@@ -94,14 +95,25 @@ class _InPlaceLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self._used
 
+    def shorten(self, cells: int) -> None:
+        """Forget what stands behind the first `cells` cells."""
+        self._used = cells
+
 
 @torch.inference_mode()
-def decode_steps(model: Any, answers: Sequence[Answer]) -> Iterator[None]:
-    """Give every answer its next token, yield, and again until all are over."""
+def decode_steps(model: Any, answers: Sequence[Answer], aside: Aside | None = None) -> Iterator[None]:
+    """Give every answer its next token, yield, and again until all are over.
+
+    Args:
+        model: a causal language model of transformers, in float32.
+        answers: what is written.
+        aside: targets to score from the same prompts; only where `plain_causal` holds.
+    """
     for answer in answers:
         answer.start_clock()
     width = max(len(answer.prompt) for answer in answers)
-    most = width + max(answer.most_tokens - len(answer.prompt) for answer in answers)
+    most = width + max(answer.most_new_tokens for answer in answers)
+    most = max(most, width + aside.most_tokens) if aside else most
     ids = torch.zeros(len(answers), width, dtype=torch.long)
     seen = torch.zeros(len(answers), most, dtype=torch.long)
     for row, answer in enumerate(answers):
@@ -126,6 +138,10 @@ def decode_steps(model: Any, answers: Sequence[Answer]) -> Iterator[None]:
             logits_to_keep=1,
         ).logits[:, -1]
         found = logits.float().numpy()
+        if aside:
+            if used == width:
+                aside.score(model, cache, hidden, positions[:, -1:], found, width)
+            aside.keep(rows, found)
         tokens = [answer.take(row) if answer.stop is None else 0 for answer, row in zip(rows, found, strict=True)]
         yield
         running = [row for row, answer in enumerate(rows) if answer.stop is None]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from contract.artifact import Artifact
 from contract.errors import AssayError
-from contract.model_folder import chat_format, stop_ids
+from contract.model_folder import chat_format, context_of, stop_ids
 from contract.prompt import Message, completion_ids, hf_tokenize, prompt_ids
 from contract.runtime import Completion, GenerateParams
 from runtimes.answer import Answer, check_pairs, check_params, check_prompts
+from runtimes.torch_aside import Aside
 from runtimes.torch_decode import ATTENTION, decode_steps
-from runtimes.torch_load import Loaded, context_of, load_adapter, load_merged
-from runtimes.torch_score import Pair, score_window
+from runtimes.torch_load import load_adapter, load_merged, load_tokenizer
+from runtimes.torch_score import Pair, score_window, shares_prompts
 
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that neighbours of like length can share a forward pass
 _WINDOW_PAIRS = 32
@@ -26,6 +26,7 @@ class TorchRuntime:
     """A model folder, or a base with an adapter on it. See `contract.runtime.Runtime`."""
 
     engine = "torch"
+    target_length: int | None = None
 
     def __init__(
         self,
@@ -46,7 +47,8 @@ class TorchRuntime:
         self._model, self._parallel = loaded.model, parallel
         capped = getattr(self._model.config, "attn_logit_softcapping", None) is not None
         self._model.set_attn_implementation("eager" if capped else ATTENTION)  # only eager attention applies the cap
-        self._tokenizer = _tokenizer(loaded)
+        self.shares_prompts = shares_prompts(self._model.config)
+        self._tokenizer = load_tokenizer(loaded)
         self._tokenize = hf_tokenize(self._tokenizer)
         self._anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         self.chat = chat_format(loaded.folder)
@@ -96,6 +98,24 @@ class TorchRuntime:
                 pass
         return [answer.completion() for answer in answers]
 
+    def write_and_score(
+        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], params: GenerateParams
+    ) -> Iterator[tuple[int, Completion, np.ndarray, np.ndarray]]:
+        """See `contract.runtime.WritesAndScores`."""
+        if not self.shares_prompts:
+            raise AssayError("this model's layers do not all see the whole text, so prompts cannot be shared")
+        check_pairs(list(zip(prompts, targets, strict=True)), self.context_length, self.vocab_size)
+        answers = self._answers(prompts, params)
+        order = sorted(range(len(answers)), key=lambda index: len(prompts[index]))
+        for start in range(0, len(order), self._parallel):
+            batch = order[start : start + self._parallel]
+            together = [answers[index] for index in batch]
+            aside = Aside(together, [targets[index] for index in batch])
+            for _ in decode_steps(self._model, together, aside):
+                pass
+            for index, given, written in zip(batch, aside.given, aside.written, strict=True):
+                yield index, answers[index].completion(), given, written
+
     def stream(self, prompt: Sequence[int], params: GenerateParams) -> Iterator[str | Completion]:
         """Pieces of text, then the Completion."""
         [answer] = self._answers([prompt], params)
@@ -124,16 +144,3 @@ class TorchRuntime:
     def close(self) -> None:
         """Free the model."""
         self._model = None
-
-
-def _tokenizer(loaded: Loaded) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(loaded.folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise AssayError(
-            "the tokenizer cannot be loaded",
-            where=str(loaded.folder),
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-        ) from None

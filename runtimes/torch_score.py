@@ -46,7 +46,7 @@ def score_window(model: Any, window: Sequence[Pair], parallel: int) -> list[np.n
     Returns:
         Per pair float32 [len(target), vocab_size]; row i predicts target[i].
     """
-    border = _rope_border(model.config)
+    border = rope_border(model.config)
     beyond = max(len(prompt) + len(target) for prompt, target in window) > border
     rows = _rows(window, plain_causal(model.config) and not beyond)
     if max(len(row.ids) for row in rows) > border:
@@ -62,7 +62,12 @@ def score_window(model: Any, window: Sequence[Pair], parallel: int) -> list[np.n
     return [found[index] for index in range(len(window))]
 
 
-def _rope_border(config: Any) -> float:
+def shares_prompts(config: Any) -> bool:
+    """May several targets stand behind one prompt, whatever their length? By the model's transformers config."""
+    return plain_causal(config) and rope_border(config) == math.inf
+
+
+def rope_border(config: Any) -> float:
     """LongRoPE turns the positions of a whole batch otherwise as soon as one of them reaches this length."""
     rope = getattr(config, "rope_scaling", None) or {}
     longrope = rope.get("rope_type", rope.get("type")) == "longrope"

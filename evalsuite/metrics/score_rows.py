@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, did_you_mean, listed
 from contract.example import DOCUMENT_COLUMNS, ID_COLUMNS, REFERENCE_COLUMNS, read_examples
+from contract.jsonl import read_jsonl
 from evalsuite.results import Stop
 
 _MOST_PROBLEMS = 20
@@ -182,23 +183,6 @@ def _raise_problems(problems: Sequence[str], path: Path) -> None:
 
 
 def _rows(path: Path, what: str) -> Iterator[_Row]:
-    """The objects of a JSON Lines file; a byte order mark, CRLF and blank lines are passed over."""
     if not path.is_file():
         raise AssayError(f"no such file of {what}", where=str(path), expected='JSON Lines, one {"id": …} per line')
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise AssayError("the file is not UTF-8", where=f"{path}:{line}", got=str(error)) from None
-    for number, line_text in enumerate(text.split("\n"), 1):
-        if not line_text.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            fields = json.loads(line_text)
-        except (ValueError, RecursionError) as error:
-            raise AssayError("a line is not JSON", where=where, got=str(error)) from None
-        if not isinstance(fields, dict):
-            raise AssayError("a line is not a JSON object", where=where, got=type(fields).__name__)
-        yield _Row(where, fields)
+    return starmap(_Row, read_jsonl(path))

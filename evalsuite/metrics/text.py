@@ -28,11 +28,20 @@ _ABBREVIATION_LIST = """
     jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri z.b d.h bzw usw ca p.ex m mme mlle"""
 _ABBREVIATIONS = frozenset(_ABBREVIATION_LIST.split())
 _CLOSING = "\"'”’»)\\]」』"
-# An end is a run of terminators with closing quotes; ideographic ones need no space behind them.
-_END = re.compile(rf"[。！？]+[{_CLOSING}]*|[.!?…؟।]+[{_CLOSING}]*(?=\s|$)")
+# An end is a run of terminators with closing quotes; those of unspaced scripts need no space behind them.
+_END = re.compile(rf"[。！？។៕။]+[{_CLOSING}]*|[.!?…؟।]+[{_CLOSING}]*(?=\s|$)")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]+$")
 _LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 _BEHIND = re.compile(r"\s*[\"'“‘«(\[]*")
+# Scripts without spaces between words: Thai and Lao, Burmese and its extensions, Khmer, kana of either width, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u9fff\U00020000-\U0003ffff]"
+)
+# Letters that belong to the consonant before them, as marks do: a, aa, am of Thai and Lao; half-width voicing.
+_BEHIND_A_CONSONANT = frozenset("\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3\u0ebd\uff9e\uff9f")
+# What belongs to the consonant after it: e, ae, o, ai of Thai and Lao; the signs that stack Khmer and Burmese letters.
+_BEFORE_A_CONSONANT = frozenset("\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4\u17d2\u1039")
 
 
 def sentences(text: str) -> list[str]:
@@ -66,28 +75,31 @@ def _is_end(line: str, match: re.Match[str]) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words: runs of letters, marks and digits in any script; Han and kana one character each."""
+    """Lower-case words: runs of letters, marks and digits in any script.
+
+    Where a script puts no space between words, its smallest parts count: each Han or kana character, and each cluster
+    of Thai, Lao, Khmer or Burmese, which is a consonant with the vowels, tones and stacked consonants around it (an
+    extended grapheme cluster of Unicode Annex 29, with the Thai and Lao vowels that Unicode counts as letters).
+    """
     text = unicodedata.normalize("NFC", text).lower()
     if text.isascii():
         return re.findall(r"[a-z0-9]+", text)
     found: list[str] = []
-    inside = False
+    inside = unspaced = awaits = False
     for character in text:
-        if unicodedata.category(character)[0] not in "LMN":
-            inside = False
-        elif _is_word_by_itself(character):
-            found.append(character)
-            inside = False
-        elif inside:
+        category = unicodedata.category(character)
+        if category[0] not in "LMN":
+            inside = awaits = False
+            continue
+        leans = inside and (category[0] == "M" or character in _BEHIND_A_CONSONANT)
+        part = category != "Nd" and _UNSPACED.match(character) is not None
+        if leans or awaits or (inside and not part and not unspaced):
             found[-1] += character
         else:
             found.append(character)
-            inside = True
+        inside, awaits = True, character in _BEFORE_A_CONSONANT
+        unspaced = unspaced if leans else part
     return found
-
-
-def _is_word_by_itself(character: str) -> bool:
-    return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff" or character >= "\U00020000"
 
 
 @lru_cache(maxsize=1)

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from pathlib import Path
 
 from contract.files import write_whole
-from contract.verdict import Verdict
-from evalsuite.report.content import content
+from evalsuite.report.content import Content
 from evalsuite.report.glossary import GLOSSARY
 from evalsuite.report.plots import draw_plots
 from evalsuite.report.words import bucket_name, size
-from evalsuite.results import Results
 
 
-def write_report(results: Results, verdicts: Sequence[Verdict], predictions_folder: Path, out_path: Path) -> None:
+def write_report(told: Content, out_path: Path) -> None:
     """Write report.html: verdicts, answers, tables, plots, failures, summaries side by side, environment and lineage.
 
     Args:
-        results: what was measured.
-        verdicts: what the gate made of it.
-        predictions_folder: holds LABEL.jsonl for the rows; a row without one has no summaries shown.
+        told: from `content`.
         out_path: the file; replaced whole.
-
-    Raises:
-        AssayError: a predictions file is damaged.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -38,7 +30,7 @@ def write_report(results: Results, verdicts: Sequence[Verdict], predictions_fold
     )
     environment.filters.update(size=size, data_uri=_data_uri, bucket_name=bucket_name)
     html = environment.get_template("report.html.jinja").render(
-        **vars(content(results, verdicts, predictions_folder)), plots=draw_plots(results), glossary=GLOSSARY
+        **vars(told), plots=draw_plots(told.results), glossary=GLOSSARY
     )
     write_whole(out_path, html, errors="replace")  # a lone surrogate in user text has no UTF-8 form
 

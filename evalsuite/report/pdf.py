@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract.verdict import Verdict
-from evalsuite.report.content import Content, content
+from evalsuite.report.content import Content
 from evalsuite.report.examples import Shown
 from evalsuite.report.glossary import GLOSSARY
 from evalsuite.report.pdf_sheets import FAINT, INK, MARGIN, Block, Run, Sheets
@@ -16,7 +15,6 @@ from evalsuite.report.plots import Sketch, sketches
 from evalsuite.report.table import Table
 from evalsuite.report.word_diff import Span
 from evalsuite.report.words import bucket_name, size
-from evalsuite.results import Results
 
 _TONES = {"pass": "#116932", "fail": "#a8201a", "inconclusive": "#865400", "none": FAINT}
 _OUTCOMES = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive"}
@@ -25,22 +23,17 @@ _SMALL = 7.6
 _LONGEST_DOCUMENT = 160  # words
 
 
-def write_pdf(results: Results, verdicts: Sequence[Verdict], predictions_folder: Path, out_path: Path) -> None:
+def write_pdf(told: Content, out_path: Path) -> None:
     """Write report.pdf: verdicts, tables, plots, failures, summaries side by side, environment and lineage.
 
     Args:
-        results: what was measured.
-        verdicts: what the gate made of it.
-        predictions_folder: holds LABEL.jsonl for the rows; a row without one has no summaries shown.
+        told: from `content`.
         out_path: the file; replaced whole. The same input gives the same bytes.
-
-    Raises:
-        AssayError: a predictions file is damaged.
     """
     import matplotlib
 
     with matplotlib.rc_context(settings("light")):
-        pages(content(results, verdicts, predictions_folder)).save(out_path, "Assay report")
+        pages(told).save(out_path, "Assay report")
 
 
 def pages(told: Content) -> Sheets:

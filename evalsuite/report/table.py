@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from evalsuite.report.words import figure, size
-from evalsuite.results import Comparison, Distance, Interval, Results, Row, Speed, TargetSet, Task
+from evalsuite.results import Comparison, Distance, Interval, Results, Row, Speed, TargetSet, Task, Unloadable
 
 TARGET_WORDS: dict[TargetSet, str] = {"gold": "reference summaries", "greedy": "greedy summaries"}
 
@@ -83,7 +83,15 @@ def comparison_table(results: Results) -> Table:
         Line(name, unit, better, (*(_timed(row.speed, pick) for row in rows), *empty), "Cost")
         for name, unit, better, pick in _SPEED
     ]
-    return Table.of(columns_of(results), lines)
+    return Table.of(
+        [*columns_of(results), *(Column(each.label, "could not be loaded") for each in results.unloadable)],
+        [_with_unloadable(line, results.unloadable) for line in lines],
+    )
+
+
+def _with_unloadable(line: Line, unloadable: Sequence[Unloadable]) -> Line:
+    cells = [Cell(size(each.size_bytes), each.quant or "") if line.metric == "files" else Cell() for each in unloadable]
+    return replace(line, cells=(*line.cells, *cells))
 
 
 def columns_of(results: Results) -> list[Column]:

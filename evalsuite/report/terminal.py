@@ -77,6 +77,8 @@ def text_table(results: Results) -> str:
                 _number(speed.peak_rss_bytes / 1e6 if speed else None, ".0f"),
             ]
         )
+    for each in results.unloadable:
+        lines.append([each.label, f"{each.size_bytes / 1e6:.1f}", *[""] * 8, "not loadable", *[""] * 8])
     for baseline in results.baselines:
         lines.append([baseline.label, "", "", *_task_cells(baseline.task), *[""] * 9])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -158,6 +160,9 @@ def csv_table(results: Results, verdicts: Sequence[Verdict]) -> str:
             speed = asdict(row.speed)
             line |= {"speed_documents": speed.pop("documents"), **speed}
         lines.append(line)
+    named = ("label", "kind", "name", "digest", "quant", "size_bytes")
+    for each in results.unloadable:
+        lines.append({name: getattr(each, name) for name in named} | {"verdict": outcomes.get(each.label)})
     lines += [
         {"label": baseline.label, "kind": "baseline", **_task_columns(baseline.task)} for baseline in results.baselines
     ]

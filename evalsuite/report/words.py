@@ -206,7 +206,7 @@ def _shipping(results: Results, verdicts: dict[str, Verdict]) -> Answer:
     question = "What is fit to ship?"
     lines, fit, outcomes = [], [], []
     for row in results.rows:
-        if row.kind != "gguf" or row.label not in verdicts:
+        if row.kind not in ("gguf", "onnx") or row.label not in verdicts:
             continue
         outcome = verdicts[row.label].outcome
         outcomes.append(outcome)
@@ -214,8 +214,11 @@ def _shipping(results: Results, verdicts: dict[str, Verdict]) -> Answer:
         if outcome == "pass":
             fit.append(row.label)
         lines.append(f"{row.label}: {said}. {'; '.join(_shipping_figures(row, results))}.")
+    for artifact in (each for each in results.unloadable if each.kind != "adapter"):
+        outcomes.append("fail")
+        lines.append(f"{artifact.label}: not fit. It could not be loaded: {artifact.error}.")
     if not lines:
-        return Answer(question, "Not measured", "none", ("No GGUF was judged.",))
+        return Answer(question, "Not measured", "none", ("No GGUF and no ONNX artifact was judged.",))
     if fit:
         return Answer(question, ", ".join(fit), "pass" if len(fit) == len(outcomes) else "inconclusive", tuple(lines))
     outcome = worst(outcomes)

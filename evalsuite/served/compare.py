@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from contract.artifact import Artifact
 from contract.errors import AssayError, listed
+from evalsuite.cache import Cache
 from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.identity import recorded_prompt
 from evalsuite.results import Comparison, Prediction, Row, Served, Stop
@@ -60,7 +61,12 @@ def claimed(endpoint: Endpoint, artifacts: Sequence[Artifact], reference: Artifa
 
 
 def score_endpoint(
-    endpoint: Endpoint, visit: Visit, summaries: Sequence[Prediction], scorer: TaskScorer, max_new_tokens: int
+    endpoint: Endpoint,
+    visit: Visit,
+    summaries: Sequence[Prediction],
+    scorer: TaskScorer,
+    max_new_tokens: int,
+    cache: Cache,
 ) -> tuple[Row, Scored]:
     """Ask the endpoint for what the local artifact was asked for; its row, and its summaries with their scores.
 
@@ -70,12 +76,13 @@ def score_endpoint(
         summaries: the local artifact's.
         scorer: of the same examples.
         max_new_tokens: per summary.
+        cache: keeps the answers, as ANSWERS.
 
     Raises:
-        AssayError: the endpoint fails; nothing of it is kept.
+        AssayError: the endpoint fails.
     """
     artifact, documents = visit.node.artifact, visit.targets.documents
-    answers = ask(endpoint, recorded_prompt(artifact) or visit.targets.spec, documents, max_new_tokens)
+    answers = ask(endpoint, recorded_prompt(artifact) or visit.targets.spec, documents, max_new_tokens, cache)
     told = answers[: len(documents)]
     scored = scorer.score(
         [answer.text for answer in told],

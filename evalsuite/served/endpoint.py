@@ -18,6 +18,7 @@ from contract.prompt import Message
 
 TIMEOUT_S = 600.0  # of one answer: a large model on a slow CPU takes minutes
 _SHOWN = 300  # characters of a foreign message
+_FLEETING = ("created", "permission")  # in a model's card: the time of the start or of the request, and a random id
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Endpoint:
     api_key: bytes | None = field(default=None, repr=False)
     timeout_s: float = TIMEOUT_S
     concurrency: int = 1  # requests under way at a time
+    card: str = ""  # all that /v1/models says of the model, as JSON, but for what changes by itself
 
     def chat(self, messages: Sequence[Message], max_tokens: int) -> Answer:
         """The greedy answer to `messages`.
@@ -105,7 +107,14 @@ def connect(
     owner, digest = card.get("owned_by"), card.get("digest")
     engine = owner if isinstance(owner, str) and owner else server or "not reported"
     return Endpoint(
-        base, card["id"], engine, digest if isinstance(digest, str) else None, api_key, timeout_s, concurrency
+        base,
+        card["id"],
+        engine,
+        digest if isinstance(digest, str) else None,
+        api_key,
+        timeout_s,
+        concurrency,
+        json.dumps({name: value for name, value in card.items() if name not in _FLEETING}, sort_keys=True),
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import evalsuite.own_targets
 import evalsuite.scorer
 import evalsuite.walk
 from contract.artifact import Artifact, open_artifact
@@ -17,6 +20,7 @@ from evalsuite.evaluate import evaluate
 from evalsuite.rejudge import rejudge
 from evalsuite.results import Interval, read_results
 from runtimes import load_runtime
+from runtimes.torch_ref import TorchRuntime
 from tests.evalsuite.chain import Chain, examples, make_chain
 
 RECIPE = Recipe.model_validate({"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 6}})
@@ -83,6 +87,34 @@ def test_an_interrupted_evaluation_goes_on(
     run(chain, tmp_path / "again", "merged", "f16", "q8_0")
     resumed, at_once = read_results(tmp_path / "eval"), read_results(tmp_path / "again")
     assert asdict(resumed.row("q8_0")) == asdict(at_once.row("q8_0"))
+
+
+def test_summaries_that_were_written_before_an_interruption_are_not_written_again(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root's summaries and logits are made together, a chunk at a time; a third chunk is never reached."""
+    monkeypatch.setattr(evalsuite.own_targets, "CHUNK", 2)
+    whole = TorchRuntime.write_and_score
+    asked: list[int] = []
+
+    def dies_at_the_third(runtime: TorchRuntime, prompts: Sequence[Sequence[int]], *rest: Any) -> Any:
+        asked.append(len(prompts))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return whole(runtime, prompts, *rest)
+
+    monkeypatch.setattr(TorchRuntime, "write_and_score", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(chain, tmp_path / "eval", "merged", count=7)
+    assert not list((tmp_path / "eval" / "cache").glob("*.f32*"))
+    run(chain, tmp_path / "eval", "merged", count=7)
+    assert asked == [2, 2, 2, 2, 1]
+    run(chain, tmp_path / "again", "merged", count=7)
+    resumed, at_once = read_results(tmp_path / "eval"), read_results(tmp_path / "again")
+    resumed_merge, merge = (one.row("merged").comparisons[0] for one in (resumed, at_once))
+    for ours, theirs in zip(resumed_merge.distances, merge.distances, strict=True):
+        assert ours.tokens == theirs.tokens
+        assert ours.kl.mean == pytest.approx(theirs.kl.mean, abs=1e-9)
 
 
 def test_other_settings_or_documents_are_measured_anew(chain: Chain, tmp_path: Path, loads: list[str]) -> None:

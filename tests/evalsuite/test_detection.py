@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import evalsuite.report.html
-import evalsuite.report.pdf
-import evalsuite.report.plots
-import evalsuite.scorer
 import evalsuite.walk
 from contract.artifact import Artifact
 from contract.recipe import Recipe
@@ -26,6 +22,7 @@ from runtimes import load_runtime
 from tests.evalsuite.chain import Chain, examples, make_chain, remake
 from tests.evalsuite.damages import DAMAGES, DOSED, FOLLOWS
 from tests.evalsuite.harmless import HARMLESS, OTHER_WAYS, OtherWay
+from tests.evalsuite.quick import figures_only
 from tests.said import say_at_the_end
 
 SEEDS = (11, 12, 13)
@@ -70,14 +67,6 @@ class Judged:
         return {reason.code for reason in self.verdict(name).reasons if reason.outcome == "fail"}
 
 
-def verdicts_only(patch: pytest.MonkeyPatch) -> None:
-    """Random words need no encoder, and a report on a hundred artifacts is for nobody to read."""
-    patch.setattr(evalsuite.scorer, "bertscore_available", lambda: False)
-    patch.setattr(evalsuite.report.html, "write_report", lambda *given: given[-1].touch())
-    patch.setattr(evalsuite.report.pdf, "write_pdf", lambda *given: given[-1].touch())
-    patch.setattr(evalsuite.report.plots, "write_plots", lambda _, folder: folder.mkdir())
-
-
 def judge_all(tmp: Path, seed: int) -> Judged:
     chain = make_chain(tmp, seed)
     whole = dict(chain.artifacts)
@@ -111,7 +100,7 @@ def _evaluate(artifacts: list[Artifact], out: Path, way: OtherWay = OTHER_WAYS[0
 @pytest.fixture(scope="module", params=SEEDS)
 def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judged:
     with pytest.MonkeyPatch.context() as patch:
-        verdicts_only(patch)
+        figures_only(patch)
         return judge_all(tmp_path_factory.mktemp("detection"), request.param)
 
 
@@ -164,7 +153,7 @@ def test_harmless_ways_of_running_pass(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One model, evaluated again and again: nothing of how it is run changes a verdict."""
-    verdicts_only(monkeypatch)
+    figures_only(monkeypatch)
     chain = make_chain(tmp_path_factory.mktemp("ways"), SEEDS[0])
     artifacts = [chain.artifacts[name] for name in ("merged", "f16", "q8_0")]
     wrong = {}

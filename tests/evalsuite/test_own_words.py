@@ -41,6 +41,20 @@ def test_the_start_ends_where_the_two_part(target: list[int], tops: list[int], m
     assert start_of(target, along(tops), frozenset({1}), most) == start
 
 
+@pytest.mark.parametrize(
+    ("tops", "start"),
+    [
+        ([5, 6, 7, 1], Start((5, 6, 7), "eos")),
+        ([5, 1, 7, 1], Start((5,), "eos")),
+        ([5, 6, 9, 1], Start((), None)),
+        ([1, 6, 7, 1], Start((), None)),
+    ],
+    ids=["whole", "shorter", "parted", "ended at once, where a first token may be forced"],
+)
+def test_of_what_cannot_be_gone_on_with_only_a_whole_summary_is_known(tops: list[int], start: Start) -> None:
+    assert start_of([5, 6, 7, 1], along(tops), frozenset({1}), 9, goes_on=False) == start
+
+
 @pytest.fixture(scope="module")
 def runtimes(tmp_path_factory: pytest.TempPathFactory) -> list[Runtime]:
     """A random folder, which is the reference, and its Q4_K_M, which soon goes its own way."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from contract.verdict import Reason
+from evalsuite.report.content import content
 from evalsuite.report.examples import examples_shown, read_all
 from evalsuite.report.html import write_report
 from evalsuite.report.word_diff import word_diff
@@ -61,7 +62,7 @@ def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def html(predictions: Path) -> str:
     out = predictions.parent / "report.html"
-    write_report(make_results(), make_verdicts(q8_0="inconclusive"), predictions, out)
+    write_report(content(make_results(), make_verdicts(q8_0="inconclusive"), predictions), out)
     return out.read_text(encoding="utf-8")
 
 
@@ -98,7 +99,7 @@ def test_what_users_wrote_is_escaped(predictions: Path, tmp_path: Path) -> None:
     write_predictions(folder / "q4_k_m.jsonl", [replace(row, prediction=evil + " else") for row in rows])
     results = make_results()
     hostile = replace(results, rows=tuple(replace(row, name=evil, path=evil) for row in results.rows))
-    write_report(hostile, make_verdicts(), folder, tmp_path / "report.html")
+    write_report(content(hostile, make_verdicts(), folder), tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "script" not in page.tags
     assert set(page.outside) <= {"#glossary"}
@@ -114,7 +115,7 @@ def test_a_required_artifact_that_fails_or_is_missing_is_not_proven(predictions:
         ([v for v in make_verdicts() if v.label != "q4_k_m"], "not be told"),
         ([], "not be told"),
     ):
-        write_report(results, verdicts, predictions, out)
+        write_report(content(results, verdicts, predictions), out)
         text = Page(out.read_text(encoding="utf-8")).text
         assert "Not proven." in text
         assert says in text
@@ -122,7 +123,7 @@ def test_a_required_artifact_that_fails_or_is_missing_is_not_proven(predictions:
 
 def test_poor_summaries_are_called_poor(predictions: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    write_report(make_results(poor=True), make_verdicts(), predictions, out)
+    write_report(content(make_results(poor=True), make_verdicts(), predictions), out)
     text = Page(out.read_text(encoding="utf-8")).text
     assert "The summaries themselves are poor" in text
     assert "ROUGE-L of adapter is 13.0, which is not above lead-3 (15.1)" in text
@@ -214,7 +215,7 @@ def test_it_can_be_written_of_very_little(tmp_path: Path) -> None:
         task=replace(good.rows[3].task, facts_right=None, facts_right_shuffled=None, eos_rate=None, tokens_mean=None),
     )
     out = tmp_path / "report.html"
-    write_report(replace(good, rows=(alone,), baselines=(), require=()), [], tmp_path / "none", out)
+    write_report(content(replace(good, rows=(alone,), baselines=(), require=()), [], tmp_path / "none"), out)
     text = Page(out.read_text(encoding="utf-8")).text
     assert "Nothing was required to pass" in text
     assert "Nothing was judged" in text

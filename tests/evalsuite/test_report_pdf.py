@@ -105,7 +105,7 @@ def test_words_that_differ_are_marked(predictions: Path) -> None:
 def test_the_same_input_gives_the_same_bytes(predictions: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first.pdf", tmp_path / "again.pdf"
     for path in (first, again):
-        write_pdf(make_results(), make_verdicts(), predictions, path)
+        write_pdf(content(make_results(), make_verdicts(), predictions), path)
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes().startswith(b"%PDF-")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pdf", "first.pdf"]
@@ -126,7 +126,7 @@ def test_what_the_font_lacks_is_replaced_quietly_and_said(
         write_predictions(folder / f"{label}.jsonl", written)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_pdf(make_results(), make_verdicts(), folder, tmp_path / "report.pdf")
+        write_pdf(content(make_results(), make_verdicts(), folder), tmp_path / "report.pdf")
     assert capfd.readouterr() == ("", "")
 
 
@@ -173,5 +173,5 @@ def test_it_can_be_written_of_very_little(tmp_path: Path) -> None:
     alone = replace(good.rows[3], comparisons=(), speed=None, bits_per_weight=None)
     nothing: Results = replace(good, rows=(), baselines=(), require=())
     for results in (replace(good, rows=(alone,), baselines=(), require=()), nothing):
-        write_pdf(results, [], tmp_path / "none", tmp_path / "report.pdf")
+        write_pdf(content(results, [], tmp_path / "none"), tmp_path / "report.pdf")
         assert (tmp_path / "report.pdf").stat().st_size > 5000

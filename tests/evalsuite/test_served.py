@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from evalsuite.served.endpoint import connect
 from export.to_gguf import export_gguf
 from tests.evalsuite.chain import edit_gguf
 from tests.evalsuite.proxy import Body, assay_serve, proxy
+from tests.evalsuite.quick import figures_only
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = 24 + len(HARD_TEXTS)
@@ -59,7 +61,9 @@ def documents() -> list[Example]:
 
 
 def scored(gguf: Path, url: str, documents: list[Example], out: Path, **how: Any) -> Results:
-    return evaluate([open_artifact(gguf)], documents, out, threads=1, speed=False, endpoint=connect(url, **how))
+    with pytest.MonkeyPatch.context() as patch:
+        figures_only(patch)
+        return evaluate([open_artifact(gguf)], documents, out, threads=1, speed=False, endpoint=connect(url, **how))
 
 
 def not_passed(out: Path) -> dict[str, str]:
@@ -252,7 +256,11 @@ def test_an_endpoint_that_dies_leaves_the_earlier_evaluation_as_it_was(
 ) -> None:
     out = tmp_path / "eval"
     scored(gguf, url, documents, out)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith("answer-")}
+
+    before = files()
     replies = {"hangs up": (0, b""), "HTTP 500: out of memory": (500, b'{"error": {"message": "out of memory"}}')}
     for says, reply in replies.items():
         with (
@@ -263,8 +271,39 @@ def test_an_endpoint_that_dies_leaves_the_earlier_evaluation_as_it_was(
         assert raised.value.exit_code == 2
         assert "after 7 of 24 documents" in str(raised.value)
         assert says == "hangs up" or says in str(raised.value)
-    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert before == files()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_endpoint_that_died_is_asked_for_the_rest_only(
+    gguf: Path, url: str, documents: list[Example], tmp_path: Path
+) -> None:
+    left, asked = 9.0, []
+
+    def chat(_: int) -> tuple[int, bytes] | None:
+        nonlocal left
+        left -= 1
+        return (0, b"") if left < 0 else None
+
+    out = tmp_path / "eval"
+    with proxy(url, request=lambda body: asked.append(body["messages"][-1]["content"]), chat=chat) as address:
+        with pytest.raises(AssayError, match="after 9 of 24 documents") as raised:
+            scored(gguf, address, documents, out)
+        assert raised.value.exit_code == 2
+        assert "run it again to go on: 9 answers are kept" in str(raised.value)
+        assert not (out / "metrics.json").exists()
+        left = math.inf
+        results = scored(gguf, address, documents, out)
+    assert len(asked) == PROMPTS + 3, "three of those that were answered are asked again"
+    assert results.row("served").comparisons[0].same_text == 1
+    assert results.row("served").task == results.row("f16").task
+    assert not list((out / "cache").glob("answer-*")), "a complete evaluation leaves no answers to the next"
+
+
+def test_what_an_endpoint_says_of_itself_is_kept_but_for_times(url: str) -> None:
+    card = json.loads(connect(url).card)
+    assert {"id", "digest", "context_length"} <= card.keys()
+    assert "created" not in card
 
 
 def test_a_context_too_small_is_the_servers_own_message(gguf: Path, documents: list[Example], tmp_path: Path) -> None:

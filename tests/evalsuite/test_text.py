@@ -21,6 +21,8 @@ from evalsuite.metrics.text import METRICS, lead_3, rouge, rouge_mean, sentences
         ("It costs 3.50. “Fine.” He paid", ["It costs 3.50.", "“Fine.”", "He paid"]),
         ("A line\nanother line.\n\nlast", ["A line", "another line.", "last"]),
         ("今日は晴れ。明日は雨！", ["今日は晴れ。", "明日は雨！"]),
+        ("ការប្រជុំ។ថ្ងៃសុក្រ", ["ការប្រជុំ។", "ថ្ងៃសុក្រ"]),
+        ("အစည်းအဝေး။ရွှေ့ပါ။", ["အစည်းအဝေး။", "ရွှေ့ပါ။"]),
         ("Élise part. Ödön reste… Où?", ["Élise part.", "Ödön reste…", "Où?"]),
         ("  ", []),
     ],
@@ -69,6 +71,9 @@ def test_on_many_ascii_texts_too(stemming: bool) -> None:
         "会議は金曜日に延期されました。カレンダーを更新してください！",
         "اجتمع الفريق يوم الجمعة. سيبدأ العمل غدا؟",
         "회의는 금요일로 연기되었습니다. 모두 참석하세요.",
+        "ກອງປະຊຸມເລື່ອນໄປວັນສຸກ ທຸກຄົນຕ້ອງມາ",
+        "ការប្រជុំត្រូវបានពន្យារពេល។ អ្នកទាំងអស់គ្នាត្រូវមក។",
+        "အစည်းအဝေးကို သောကြာနေ့သို့ ရွှေ့လိုက်သည်။",
     ],
 )
 @pytest.mark.parametrize("stemming", [True, False])
@@ -89,6 +94,33 @@ def test_other_scripts_count() -> None:
     assert rouge(["Привет мир"], "привет, мир!")["rougeL"] == pytest.approx(100)
     assert rouge(["Привет мир"], "пока мир")["rouge1"] == pytest.approx(50)
     assert rouge(["Привет"], "")["rougeL"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("เก่ามาก น้ำไทย", ["เก่า", "มา", "ก", "น้ำ", "ไท", "ย"]),
+        ("รถ30คัน ๑๒๓ครั้ง", ["ร", "ถ", "30", "คั", "น", "๑๒๓", "ค", "รั้", "ง"]),
+        ("ເລື່ອນໄປ", ["ເລື່", "ອ", "ນ", "ໄປ"]),
+        ("ប្រជុំថ្ងៃ", ["ប្រ", "ជុំ", "ថ្ងៃ"]),
+        ("ကမ္ဘာနေ့", ["က", "မ္ဘာ", "နေ့"]),
+        ("人々は2024年にデータ", ["人", "々", "は", "2024", "年", "に", "デ", "ー", "タ"]),
+        ("ﾃﾞｰﾀabc", ["ﾃﾞ", "ｰ", "ﾀ", "abc"]),
+        ("葛\U000e0100城", ["葛\U000e0100", "城"]),
+        ("회의는 금요일로", ["회의는", "금요일로"]),
+        ("नमस्ते दुनिया e\u0301t", ["नमस्ते", "दुनिया", "ét"]),
+        ("\u0301 a เ b", ["\u0301", "a", "เ", "b"]),
+    ],
+)
+def test_words_of_scripts_with_and_without_spaces(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+def test_a_nearer_thai_summary_scores_higher() -> None:
+    reference = "ประชุมเลื่อนเป็นวันศุกร์ตอนบ่ายสามโมง"
+    near, far = "เลื่อนประชุมไปวันจันทร์ตอนบ่ายสามโมง", "แมวสีดำนอนบนเก้าอี้"
+    for metric in METRICS:
+        assert 100 > rouge([reference], near)[metric] > 50 > rouge([reference], far)[metric]
 
 
 def test_the_best_reference_counts_for_each_metric() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from contract.artifact import open_artifact
+from contract.errors import AssayError
 from contract.model_folder import plain_causal
-from contract.runtime import GenerateParams, Runtime
+from contract.runtime import GenerateParams, Runtime, WritesAndScores
 from runtimes import load_runtime
 from tests.tiny import make_llama
 
@@ -129,3 +131,37 @@ def test_models_with_a_window_make_their_own_masks(tmp_path: Path, plain: Any) -
         0, len(prompt) :
     ]
     assert list(completion.ids) == ids.tolist()
+
+
+def test_writing_and_scoring_at_once_gives_what_each_gives_by_itself(folder: Path) -> None:
+    runtime = load_runtime(open_artifact(folder), threads=1, parallel=8)
+    assert isinstance(runtime, WritesAndScores)
+    assert runtime.shares_prompts
+    free = runtime.generate(some_prompts(runtime.vocab_size), GenerateParams(max_new_tokens=24))
+    stop = free[3].ids[11]
+    runtime.stop_ids = frozenset({stop})
+    prompts = some_prompts(runtime.vocab_size) * 2  # two batches
+    random = np.random.default_rng(2)
+    targets = [random.integers(5, runtime.vocab_size, length).tolist() for length in (1, 17, 0, 30, 2, 9, 28, 5) * 2]
+    params = GenerateParams(max_new_tokens=24)
+    written = runtime.generate(prompts, params)
+    found = sorted(runtime.write_and_score(prompts, targets, params), key=lambda one: one[0])
+    assert [completion.ids for _, completion, _, _ in found] == [completion.ids for completion in written]
+    assert {completion.stop for completion in written} == {"length", "eos"}
+    own = [[*c.ids, *([stop] if c.stop == "eos" else [])] for c in written]
+    for wanted, index in ((targets, 2), (own, 3)):
+        for one, logits in zip(found, runtime.score(list(zip(prompts, wanted, strict=True))), strict=True):
+            assert one[index].shape == logits.shape
+            np.testing.assert_allclose(one[index], logits, atol=2e-5)
+
+
+def test_layers_that_see_a_window_do_not_share_prompts(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "window", layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    runtime = load_runtime(open_artifact(folder), threads=1)
+    assert isinstance(runtime, WritesAndScores)
+    assert not runtime.shares_prompts
+    with pytest.raises(AssayError, match="do not all see"):
+        list(runtime.write_and_score([[5, 6]], [[7]], GenerateParams()))
