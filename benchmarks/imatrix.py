@@ -23,9 +23,10 @@ from contract.artifact_prompt import prompt_of
 from contract.example import Example, read_examples
 from evalsuite.distance import LogitsSpool, Pair, score_against
 from evalsuite.stats import interval_of_ratio
-from export.gguf_file import plan_gguf, write_gguf
+from export.gguf_file import plan_gguf
+from export.gguf_write import write_ggufs
 from export.imatrix import Calibration, make_imatrix
-from export.quantize import LADDER, quantize
+from export.quantize import LADDER
 from export.source import open_model
 from runtimes import load_runtime
 
@@ -83,7 +84,6 @@ def run(merged: Artifact, types: Sequence[str], documents: int, chunks: int, thr
         tokens = sum(len(target) for _, target in judge.pairs)
         source = open_model(merged).source(folder)
         plan = plan_gguf(source)
-        write_gguf(folder / "f16.gguf", plan, source, "f16", name="m")
         matrices = []
         for seed in SEEDS:
             matrices.append(folder / f"{seed}.imatrix.gguf")
@@ -94,7 +94,8 @@ def run(merged: Artifact, types: Sequence[str], documents: int, chunks: int, thr
         for quant in types:
             found = []
             for matrix in [*([] if LADDER[quant].needs_matrix else [None]), *matrices]:
-                quantize(folder / "f16.gguf", folder / "q.gguf", quant, threads, matrix)
+                path = {quant: folder / "q.gguf"}
+                write_ggufs(path, plan, source, name="m", threads=threads, imatrix=matrix)
                 found.append(judge.kl(folder / "q.gguf"))
             without = found.pop(0) if len(found) > len(SEEDS) else None
             print(compare(quant, without, found, tokens), flush=True)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from contract.artifact import Artifact, Parent, open_artifact
 from contract.errors import AssayError, listed
 from contract.model_folder import read_json, resolve_model
+from export.parallel import one_torch_thread
 from export.peft_adapter import PeftAdapter, open_adapter
 from export.peft_changes import Apply, Change, TokenRows
 from export.peft_config import CONFIG_FILE, read_adapter_config
 from export.skeleton import Skeleton, skeleton_of
-from export.weights import BLOCK_VALUES, FLOAT_DTYPES, FolderWeights
+from export.weights import FLOAT_DTYPES, FolderWeights, rows_per_block
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class AdaptedWeights:
             return self.skeleton.tied
         if self.shape(ends[0]) != self.shape(ends[1]):
             return False
-        pairs = zip(*(self.blocks(name) for name in ends), strict=True)
+        pairs = zip(*(self._adapted(name) for name in ends), strict=True)
         return all(torch.equal(*(block.merged.float() for block in pair)) for pair in pairs)
 
     def names(self) -> list[str]:
@@ -96,22 +97,30 @@ class AdaptedWeights:
         """Does the adapter change or replace this tensor?"""
         return self._change(name) is not None or self._replacement(name) is not None
 
-    def _unmerged(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+    def _unmerged(self, name: str, multiple: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
         key = self._replacement(name)
         if key is not None:
-            yield from self.adapter.weights.blocks(key)
-        elif self.nf4 is not None and name in self.skeleton.linears:
+            yield from self.adapter.weights.blocks(key, multiple)
+        elif self.nf4 is not None and name in self.skeleton.nf4:
             from runtimes.nf4 import dequantized_nf4
 
             whole = self.base.read(self.place(name)).float()  # its scales are quantized together
             whole = dequantized_nf4(whole, self.nf4["double_quant"], self.nf4["block_size"])
-            step = max(1, BLOCK_VALUES // whole.shape[1])
+            step = rows_per_block(tuple(whole.shape), multiple)
             yield from ((start, whole[start : start + step]) for start in range(0, len(whole), step))
         else:
-            yield from self.base.blocks(self.place(name))
+            yield from self.base.blocks(self.place(name), multiple)
 
-    def blocks(self, name: str) -> Iterator[Block]:
+    def before_and_after(self, name: str, multiple: int = 1) -> Iterator[Block]:
         """The weight some rows at a time, before and after merging."""
+        scale = self.skeleton.tied_head_scale
+        if name != self.skeleton.head or self.tied or scale == 1.0:
+            yield from self._adapted(name, multiple)
+            return
+        for block in self._adapted(name, multiple):  # a head of its own is not scaled by the model any more
+            yield Block(block.start, block.before, block.merged.float() * scale)
+
+    def _adapted(self, name: str, multiple: int = 1) -> Iterator[Block]:
         import torch
 
         change = self._change(name)
@@ -121,9 +130,13 @@ class AdaptedWeights:
                 self.adapter.read,
                 lambda: ((start, rows.to(torch.float32, copy=True)) for start, rows in self._unmerged(name)),
             )
-        for start, rows in self._unmerged(name):
+        for start, rows in self._unmerged(name, multiple):
             merged = rows if apply is None else apply(rows.to(torch.float32, copy=True), start)
             yield Block(start, rows, merged)
+
+    def blocks(self, name: str, multiple: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
+        """The merged weight in float32, a multiple of so many rows at a time, each with its first row's number."""
+        return ((block.start, block.merged.float()) for block in self.before_and_after(name, multiple))
 
     def read(self, name: str) -> torch.Tensor:
         """The whole merged weight, in float32."""
@@ -131,11 +144,11 @@ class AdaptedWeights:
 
         shape = self.shape(name)
         whole = torch.empty(shape, dtype=torch.float32)
-        for block in self.blocks(name):
+        for start, rows in self.blocks(name):
             if shape:
-                whole[block.start : block.start + len(block.merged)] = block.merged
+                whole[start : start + len(rows)] = rows
             else:
-                whole.copy_(block.merged)
+                whole.copy_(rows)
         return whole
 
     def changed_names(self) -> list[str]:
@@ -201,7 +214,9 @@ def open_adapted(
         raise AssayError(
             "Conv1D layers have no NF4 form here", where=str(folder), got=f"--base {base_weights}", hint="--base W16"
         )
-    weights = AdaptedWeights(base, open_adapter(adapter.folder, config, skeleton, str(folder)), skeleton, nf4)
+    with one_torch_thread():  # its tensors are small
+        fitted = open_adapter(adapter.folder, config, skeleton, str(folder))
+    weights = AdaptedWeights(base, fitted, skeleton, nf4)
     path = reference if recorded or not Path(reference).is_dir() else str(folder)
     return AdaptedModel(
         adapter, folder, Parent("base", path, digest), read_json(folder / "config.json"), weights, trained
@@ -218,7 +233,9 @@ def _open_base(folder: Path, skeleton: Skeleton) -> FolderWeights:
             got=listed(packed),
             hint="point the adapter at the 16-bit base (base_model_name_or_path)",
         )
-    base = stored.renamed(skeleton.names_of(stored.names(), str(folder)))
+    names = skeleton.names_of(stored.names(), str(folder))
+    _refuse_other_copies(stored, skeleton.copies_of_embedding(stored.names()), str(folder))
+    base = stored.renamed(names)
     problems = [
         f"{name}: {list(base.shape(name))}, config.json says {list(skeleton.shapes[name])}"
         for name in base.names()
@@ -229,6 +246,19 @@ def _open_base(folder: Path, skeleton: Skeleton) -> FolderWeights:
             "the base's tensors are not those of its config.json", where=str(folder), got=listed(problems, 20)
         )
     return base
+
+
+def _refuse_other_copies(stored: FolderWeights, copies: list[str], where: str) -> None:
+    """Raise where the input embeddings are stored several times and not alike: no model could have them all."""
+    import torch
+
+    if any(not torch.equal(stored.read(copies[0]), stored.read(other)) for other in copies[1:]):
+        raise AssayError(
+            "the base stores its shared embeddings several times, and not alike",
+            where=where,
+            got=listed(copies),
+            hint="is tie_word_embeddings in config.json right?",
+        )
 
 
 def _trained_on(adapter: Artifact, given: BaseWeights | None) -> dict[str, Any] | None:

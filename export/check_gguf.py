@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+import os
 import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_PROMPT_KEY, GGUF_SPARED_SPACE_KEY
-from contract.errors import AssayError, listed
+from contract.artifact_prompt import (
+    GGUF_COMPOSES_KEY,
+    GGUF_MERGES_SPACES_KEY,
+    GGUF_PROMPT_KEY,
+    GGUF_SPARED_SPACE_KEY,
+    merged_spaces,
+)
+from contract.errors import listed
 from contract.prompt import hf_tokenize
-from export.gguf_file import GgufPlan, stored_type, tensor_values
+from export.check_failed import CheckFailed
+from export.ggml import dequantize_rows
+from export.gguf_family import GgufTensor
+from export.gguf_file import GgufPlan, stored_type
+from export.gguf_write import FLOAT_KINDS, rounded_rows
 from export.hard_texts import HARD_TEXTS
 from export.llama_vocab import LlamaVocab
+from export.parallel import in_parallel
+from export.quantize import tensor_bytes
 from export.source import Source
 
 if TYPE_CHECKING:
     import gguf
-    import numpy as np
+    import torch
 
 # The most relative error ‖x - q‖/‖x‖ rounding can cost. About twice what Gaussian weights show; outliers lower it.
 ERROR_LIMITS = {
@@ -41,17 +54,9 @@ ERROR_LIMITS = {
     "IQ1_M": 0.95,
     "IQ1_S": 0.95,
 }
-_EXACT = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_ROWS_AT_ONCE = 4096
 
 
-class CheckFailed(AssayError):  # noqa: N818
-    """What was exported does not behave like its source: a gate's no, not a fault of the input."""
-
-    exit_code = 1
-
-
-def check_structure(path: Path, plan: GgufPlan, source: Source) -> dict[str, Any]:
+def check_structure(path: Path, plan: GgufPlan, source: Source, threads: int = 1) -> dict[str, Any]:
     """Read a GGUF file back and compare it with what it was made from.
 
     F32 and F16 tensors must be equal to the source rounded once; quantized ones within their type's error.
@@ -63,13 +68,12 @@ def check_structure(path: Path, plan: GgufPlan, source: Source) -> dict[str, Any
     Raises:
         CheckFailed: naming every tensor, key, text and id that differs.
     """
-    from gguf import GGUFReader
+    from export.gguf_read import read_gguf
 
-    reader = GGUFReader(path)
-    errors: dict[str, float] = {}
-    problems = [*_metadata(reader, plan, source), *_tensors(reader, plan, source, errors)]
+    reader = read_gguf(path)
+    misread, errors = _tensors(path, reader, plan, source, threads)
     tokenizer_problems, told = _tokenizer(path, plan)
-    _raise([*problems, *tokenizer_problems], path)
+    _raise([*_metadata(reader, plan, source), *misread, *tokenizer_problems], path)
     return {"relative_error": errors, **told}
 
 
@@ -107,6 +111,7 @@ def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[s
         "tokenizer.chat_template": special.chat_template,
         GGUF_COMPOSES_KEY: plan.tables.normalizes_nfc or None,
         GGUF_SPARED_SPACE_KEY: plan.tables.spares_leading_space or None,
+        GGUF_MERGES_SPACES_KEY: plan.tables.merges_spaces or None,
     }
     ends = ("eos", "eot", "eom")
     for index, end in enumerate(ends):
@@ -130,66 +135,82 @@ def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[s
     return problems
 
 
-def _tensors(reader: gguf.GGUFReader, plan: GgufPlan, source: Source, errors: dict[str, float]) -> list[str]:
+def _tensors(
+    path: Path, reader: gguf.GGUFReader, plan: GgufPlan, source: Source, threads: int
+) -> tuple[list[str], dict[str, float]]:
+    """What is wrong with the tensors, and the largest relative error of each type."""
     found = {tensor.name: tensor for tensor in reader.tensors}
     wanted = {tensor.name: tensor for tensor in plan.tensors}
     problems = [f"{name}: missing" for name in wanted if name not in found]
     problems += [f"{name}: not expected" for name in found if name not in wanted]
-    for name, tensor in wanted.items():
-        if name not in found:
-            continue
-        stored = found[name]
-        extents = tuple(int(extent) for extent in reversed(stored.shape))
-        if extents != tensor.shape:
-            problems.append(f"{name}: shape {list(extents)}, expected {list(tensor.shape)}")
-            continue
-        kind = stored.tensor_type.name
-        if kind in _EXACT:
-            if kind != "F32" and stored_type(tensor, "f16") == "float32":
-                problems.append(f"{name}: must be F32 and is stored as {kind}")
-                continue
-            error = _error(stored, tensor_values(tensor, source, _EXACT[kind]), exact=True)
-            limit = 0.0
-        elif kind in ERROR_LIMITS:
-            error = _error(stored, tensor_values(tensor, source, "float32"), exact=False)
-            limit = ERROR_LIMITS[kind]
-        else:
-            problems.append(f"{name}: unexpected type {kind}")
+    both = sorted(found.keys() & wanted.keys(), key=lambda name: (-math.prod(wanted[name].shape), name))
+    with path.open("rb") as file:
+
+        def error_of(name: str) -> float | str:
+            problem = _misfit(found[name], wanted[name])
+            return problem or _error(file.fileno(), found[name], wanted[name], source)
+
+        measured = dict(zip(both, in_parallel(error_of, both, threads), strict=True))
+    errors: dict[str, float] = {}
+    for name in (name for name in wanted if name in measured):
+        kind, error = found[name].tensor_type.name, measured[name]
+        limit = ERROR_LIMITS.get(kind, 0.0)
+        if isinstance(error, str):
+            problems.append(f"{name}: {error}")
             continue
         if not error <= limit:
             problems.append(
                 f"{name}: {kind} differs from its source, relative error {error:.3g}"
                 + (f" over {limit}" if limit else "")
             )
-        errors[kind] = max(errors.get(kind, 0.0), round(float(error), 6))
-    return problems
+        errors[kind] = max(errors.get(kind, 0.0), round(error, 6))
+    return problems, errors
 
 
-def _error(stored: gguf.ReaderTensor, values: np.ndarray, *, exact: bool) -> float:
-    """‖stored - values‖ / ‖values‖, some rows at a time; infinite where an exact one is not.
+def _misfit(stored: gguf.ReaderTensor, tensor: GgufTensor) -> str | None:
+    """Why a tensor's values cannot be compared."""
+    extents, kind = tuple(int(extent) for extent in reversed(stored.shape)), stored.tensor_type.name
+    if extents != tensor.shape:
+        return f"shape {list(extents)}, expected {list(tensor.shape)}"
+    if kind not in ERROR_LIMITS and kind not in FLOAT_KINDS:
+        return f"unexpected type {kind}"
+    if kind in FLOAT_KINDS and kind != "F32" and stored_type(tensor, "f16") == "F32":
+        return f"must be F32 and is stored as {kind}"
+    return None
 
-    bfloat16 is compared, and measured, by its bits.
+
+def _error(descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, source: Source) -> float:
+    """‖stored - source‖ / ‖source‖, read from the file some rows at a time.
+
+    Float types are held against the source rounded once, so there the error is 0 unless something is wrong.
     """
-    import gguf
-    import numpy as np
+    import torch
 
-    difference, norm = 0.0, 0.0
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        rows = values[start : start + _ROWS_AT_ONCE]
-        data = stored.data[start : start + _ROWS_AT_ONCE]
-        if rows.dtype == np.uint16:
-            data = data.view(np.uint16)
-        if exact and np.array_equal(data, rows):
-            continue
-        read = data.astype(np.float32) if exact else gguf.dequantize(data, stored.tensor_type)
-        rows = rows.astype(np.float32)
-        difference += float(np.square(read - rows, dtype=np.float64).sum())
-        norm += float(np.square(rows, dtype=np.float64).sum())
-        if exact and difference == 0.0:  # NaN, or a zero of another sign
-            difference = math.inf if np.isnan(read).any() else 0.0
+    kind, where = stored.tensor_type.name, f"{source.where}: {tensor.source or tensor.name}"
+    offset, difference, norm = int(stored.data_offset), 0.0, 0.0
+    for _, rows in tensor.blocks(source.weights):
+        exact = rounded_rows(rows, kind if kind in FLOAT_KINDS else "F32", where)
+        data = bytearray(tensor_bytes(kind, exact.shape[::-1]))
+        if os.preadv(descriptor, [data], offset) != len(data):
+            return math.inf
+        offset += len(data)
+        if kind in FLOAT_KINDS:
+            if data == exact.view(torch.uint8).numpy().data:  # bytes compare much faster than half-precision values
+                continue
+            read = torch.frombuffer(data, dtype=exact.dtype).view_as(exact)
+        else:
+            read = dequantize_rows(kind, data, exact.shape[-1])
+        difference += _squares(read.float() - exact.float())
+        norm += _squares(exact.float())
     if norm == 0.0:
         return 0.0 if difference == 0.0 else math.inf
     return math.sqrt(difference / norm)
+
+
+def _squares(values: torch.Tensor) -> float:
+    import torch
+
+    return float(torch.linalg.vector_norm(values)) ** 2
 
 
 def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], dict[str, Any]]:
@@ -210,7 +231,9 @@ def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], dict[str, Any]]:
         for text in (*HARD_TEXTS, " ".join(["look-alikes:", *controls[:20]]), "".join(controls[:20])):
             if plan.tables.normalizes_nfc:
                 text = unicodedata.normalize("NFC", text)
-            expected, found = tokenize(text, False), vocab.tokenize(text, add_special=False, parse_special=False)
+            expected = tokenize(text, False)
+            text = merged_spaces(text) if plan.tables.merges_spaces else text
+            found = vocab.tokenize(text, add_special=False, parse_special=False)
             if found != expected:
                 known = plan.tables.differs is not None and plan.tables.differs(text)
                 (differences if known else problems).append(_first_difference(text, expected, found))

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact import Artifact, open_artifact
+from contract.artifact import open_artifact
 from contract.errors import listed
 from contract.prompt import PromptSpec
-from export.check_gguf import CheckFailed
+from export.check_failed import CheckFailed
 from export.quantize import LADDER
+from export.spool import Spool
+from export.torch_reference import Pair, SourceWords, source_logits, source_words
 
 if TYPE_CHECKING:
     import numpy as np
 
     from contract.runtime import Runtime
+    from export.source import Source
 
 F32_MAX_ABS = 1e-3
 MEAN_KL_NATS = {"f32": 1e-5, "f16": 1e-4, "bf16": 1e-2}  # llama.cpp rounds activations to the weights' 16-bit type
-_DOCUMENTS = (
+DOCUMENTS = (
     "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free. I will tell Kesto about it.",
     "Tom: Bus 84 leaves at nine.\nAda: It costs 315 crowns!\nTom: Then we walk. See you at half past eight.",
     "A: 👍 naïve café?\nB: Да, 漢字。",
 )
-_ANSWER = "They moved the meeting to room 527."
+ANSWER = "They moved the meeting to room 527."
+_POSITIONS_AT_ONCE = 16  # compared in float64
 
 
 def check_logits(
-    model: Artifact, paths: Mapping[str, Path], threads: int, *, half_precision_activation: bool = False
+    source: Source, paths: Mapping[str, Path], threads: int, *, half_precision_activation: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Compare each GGUF file with its source in torch, over every position of a few prompts with answers.
+
+    The reference comes first, one layer in memory at a time; its logits wait on disk while one GGUF after the other is
+    loaded, so that there are never two models in memory.
 
     Limits: F32 at most 1e-3 between logits (key-value cache in F32), or at most 1e-5 nats mean KL(torch‖GGUF) where
     llama.cpp computes activations in half precision; F16 at most 1e-4 nats, BF16 at most 1e-2; quantized files at most
     1 nat (2 nats from 4 bits, 4 nats from 2.5 bits), which only catches a broken one.
 
     Args:
-        model: the source.
-        paths: quantization -> GGUF file.
+        source: what the files were made from.
+        paths: quantization -> GGUF file. The logits wait on the disk that the first one is on.
         threads: CPU threads.
         half_precision_activation: llama.cpp looks this architecture's GELU up in a table of half-precision values.
 
@@ -50,62 +58,78 @@ def check_logits(
     """
     from runtimes import load_runtime
 
-    spec = PromptSpec.from_dict(model.details["prompt"]) if "prompt" in model.details else PromptSpec()
-    adapter = model.kind == "adapter"
-    reference = load_runtime(
-        model, threads=threads, base_weights="w16" if adapter else None, merge_dtype="float32" if adapter else None
-    )
-    try:
-        rows = _prompt_ids(reference, spec)
-        expected = _logits(reference, rows)
-        ends = reference.stop_ids
-    finally:
-        reference.close()
+    spec = PromptSpec.from_dict(source.details["prompt"]) if "prompt" in source.details else PromptSpec()
+    words = source_words(source)
+    both = words.form is not None
+    pairs = _pairs(words, spec, both)
     found, problems = {}, []
-    for quant, path in paths.items():
-        runtime = load_runtime(open_artifact(path), threads=threads, kv_dtype="f32")
-        try:
-            if (ids := _prompt_ids(runtime, spec)) != rows:
-                wrong = sum(a != b for a, b in zip(ids, rows, strict=True))
-                problems.append(f"{quant}: {wrong} of {len(rows)} prompts have other ids in llama.cpp")
-            if not ends <= runtime.stop_ids:
-                problems.append(f"{quant}: torch stops at {sorted(ends)}, llama.cpp at {sorted(runtime.stop_ids)}")
-            found[quant] = _compare(expected, _logits(runtime, [row[: runtime.context_length] for row in rows]))
-        finally:
-            runtime.close()
-        problems += _over_limit(quant, found[quant], half_precision_activation)
+    with source_logits(source, pairs, next(iter(paths.values())).parent, threads, words.form) as expected:
+        for quant, path in paths.items():
+            runtime = load_runtime(open_artifact(path), threads=threads, kv_dtype="f32")
+            try:
+                if (ids := _pairs(runtime, spec, both)) != pairs:
+                    wrong = sum(a != b for a, b in zip(ids, pairs, strict=True))
+                    problems.append(f"{quant}: {wrong} of {len(pairs)} prompts have other ids in llama.cpp")
+                if not (ends := words.stop_ids) <= runtime.stop_ids:
+                    problems.append(f"{quant}: torch stops at {sorted(ends)}, llama.cpp at {sorted(runtime.stop_ids)}")
+                fitting = pairs if both else [(head, rest[: runtime.context_length - 1]) for head, rest in pairs]
+                found[quant] = compare(expected, runtime.score(fitting))
+            finally:
+                runtime.close()
+            problems += over_limit(quant, found[quant], half_precision_activation)
     if problems:
-        raise CheckFailed("the GGUF does not compute what its source does", where=str(model.path), got=listed(problems))
+        raise CheckFailed("the GGUF does not compute what its source does", where=source.where, got=listed(problems))
     return found
 
 
-def _prompt_ids(runtime: Runtime, spec: PromptSpec) -> list[list[int]]:
-    rows = []
-    for document in _DOCUMENTS:
+def _pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool) -> list[Pair]:
+    """Prompts and answers as ids; of a causal model (not `both`) every id but the very first one is a target."""
+    pairs = []
+    for document in DOCUMENTS:
         messages = spec.messages(document)
-        rows.append([*runtime.encode(messages), *runtime.encode_completion(messages, _ANSWER)])
-    return rows
+        prompt, target = words.encode(messages), words.encode_completion(messages, ANSWER)
+        pairs.append((prompt, target) if both else (prompt[:1], [*prompt[1:], *target]))
+    return pairs
 
 
-def _logits(runtime: Runtime, rows: list[list[int]]) -> list[np.ndarray]:
-    """float32 [len(row) - 1, vocabulary] per row: the prediction of every token but the first."""
-    return list(runtime.score([(row[:1], row[1:]) for row in rows]))
+@dataclass
+class _Distance:
+    """The figures of some positions."""
+
+    max_abs: float
+    kl_nats: np.ndarray
+    same_top: np.ndarray
 
 
-def _compare(expected: list[np.ndarray], found: list[np.ndarray]) -> dict[str, Any]:
+def compare(expected: Spool, found: Iterable[np.ndarray]) -> dict[str, Any]:
+    """The figures of `check_logits` over the rows of both."""
     import numpy as np
 
-    kept = [row[: len(other)] for row, other in zip(expected, found, strict=True)]  # a window may shorten a context
-    reference = np.concatenate(kept).astype(np.float64)
-    other = np.concatenate(found)[:, : reference.shape[1]].astype(np.float64)
-    log_p, log_q = _log_softmax(reference), _log_softmax(other)
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    parts = []
+    for number, other in enumerate(found):
+        reference = expected.get(number)
+        for start in range(0, len(other), _POSITIONS_AT_ONCE):  # a window may have shortened it
+            here = slice(start, min(start + _POSITIONS_AT_ONCE, len(other)))
+            parts.append(_distance(reference[here], other[here, : reference.shape[1]]))
+    kl = np.concatenate([part.kl_nats for part in parts])
     return {
-        "positions": len(reference),
-        "max_abs": float(np.abs(reference - other).max()),
+        "positions": len(kl),
+        "max_abs": float(np.max([part.max_abs for part in parts])),
         "mean_kl_nats": float(kl.mean()),
-        "top1_agreement": float((reference.argmax(1) == other.argmax(1)).mean()),
+        "top1_agreement": float(np.concatenate([part.same_top for part in parts]).mean()),
     }
+
+
+def _distance(reference: np.ndarray, other: np.ndarray) -> _Distance:
+    """Of float32 logits [positions, vocabulary], in float64."""
+    import numpy as np
+
+    log_p, log_q = _log_softmax(reference.astype(np.float64)), _log_softmax(other.astype(np.float64))
+    return _Distance(
+        float(np.abs(reference.astype(np.float64) - other).max()),
+        (np.exp(log_p) * (log_p - log_q)).sum(axis=1),
+        reference.argmax(1) == other.argmax(1),
+    )
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -116,7 +140,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[str]:
+def over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[str]:
+    """What exceeds the limits of `check_logits`, in words."""
     if quant == "f32" and not half_precision_activation:
         name, limit, unit = "max_abs", F32_MAX_ABS, ""
     else:

@@ -13,7 +13,11 @@ HEAD = """# What becomes a GGUF
 `assay export gguf` writes these model families, tokenizers and types. Anything else is refused, by name. Every file is
 read back: each tensor against its source, token ids in llama.cpp against Hugging Face's on a list of hard texts, and
 with `--check logits` its logits against torch: an F32 file to 1e-3 between logits. llama.cpp looks GELU up in a table
-of half-precision values, so that Gemma and GPT-2 are held to 1e-5 nats (mean KL) instead.
+of half-precision values, so that Gemma, GPT-2 and T5 1.1 are held to 1e-5 nats (mean KL) instead.
+
+T5 is run by encoding a prompt once and decoding from what was encoded, as Assay's own runtime does; hosts that skip the
+encoder write garbage from the very same file. BART and other encoder-decoder models have no form in llama.cpp:
+`assay export onnx` ([onnx.md](onnx.md)) takes them all.
 
 This page is made from the program (`python -m export.families_reference > docs/families.md`); a test holds it true.
 """
@@ -21,17 +25,18 @@ This page is made from the program (`python -m export.families_reference > docs/
 TOKENIZERS = """## Tokenizers
 
 SentencePiece BPE, from `tokenizer.model` or from the merges of a `tokenizer.json` with byte fallback; text may get a
-space in front or not. Byte-level BPE, where the way text is cut before merging is one that llama.cpp has a name for. It
-is recognised by its steps and regular expressions:
+space in front or not. SentencePiece Unigram (T5's), with its map of characters. Byte-level BPE, where the way text is
+cut before merging is one that llama.cpp has a name for. It is recognised by its steps and regular expressions:
 """
 
 AFTER_TOKENIZERS = """\
 `--pre-tokenizer NAME` names another one of llama.cpp's. Token ids are compared all the same. Where llama.cpp is known
 to cut some text otherwise, that is said and recorded, and `--strict` refuses it; any other difference is an error.
 
-A tokenizer that composes characters (NFC) first, or spares leading spaces, is written with a note: llama.cpp does
-neither. Assay's own runtime makes up for both; other hosts do not. Ids that end a generation are written as EOS, EOT
-and EOM; a model that stops at more ids than those is refused, unless llama.cpp knows the others by name.
+A tokenizer that composes characters (NFC) first, or spares leading spaces, or makes one space of many without putting
+one in front, is written with a note: llama.cpp does none of it. Assay's own runtime makes up for it, other hosts don't.
+Ids that end a generation are written as EOS, EOT and EOM; a model that stops at more ids than those is refused, unless
+llama.cpp knows the others by name.
 """
 
 TYPES = """## Types

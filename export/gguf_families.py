@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contract.errors import AssayError, did_you_mean, listed
-from export import gguf_gemma, gguf_gpt2, gguf_llama, gguf_phi, gguf_qwen
+from export import gguf_gemma, gguf_gpt2, gguf_llama, gguf_phi, gguf_qwen, gguf_t5
 from export.gguf_family import Config, Family, GgufModel, resolved_config
 from export.source import Source
 
@@ -13,8 +13,9 @@ FAMILIES: tuple[Family, ...] = (
     *gguf_gemma.FAMILIES,
     *gguf_phi.FAMILIES,
     *gguf_gpt2.FAMILIES,
+    *gguf_t5.FAMILIES,
 )
-_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight", "shared.weight")
 
 
 def read_model(source: Source) -> GgufModel:
@@ -46,6 +47,13 @@ def _family(source: Source) -> Family:
     for name in seen:
         if name in known:
             return known[name]
+    if source.config.get("is_encoder_decoder"):
+        raise AssayError(
+            "llama.cpp cannot run this encoder-decoder model, so no GGUF is written",
+            where=source.where,
+            got=listed(seen) or "no architectures in config.json",
+            hint=f"export it to ONNX: assay export onnx {source.where} --out DIR",
+        )
     raise AssayError(
         "GGUF is not written for this model family",
         where=source.where,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ class Layout:
     heads: int | None = None  # rows reordered per head, for RoPE over neighbouring pairs
     transposed: bool = False
     plus: float = 0.0  # added to every value, in float32
+    times: float = 1.0  # every value is multiplied by, in float32
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,24 @@ class GgufTensor:
     layout: Layout = Layout()
     computed: tuple[float, ...] | None = None
 
-    def load(self, weights: Weights) -> torch.Tensor:
-        """Its values in llama.cpp's layout, in the dtype they are stored in (computed ones in float32)."""
+    def blocks(self, weights: Weights) -> Iterator[tuple[int, torch.Tensor]]:
+        """Its rows in llama.cpp's layout, some at a time, each with its first row's number.
+
+        They are in the dtype they are stored in (computed ones, and sums, in float32). Transposed ones come whole.
+        """
         import torch
 
         if self.source is None:
-            return torch.tensor(self.computed, dtype=torch.float32)
-        tensor = weights.read(self.source)
-        if self.layout.transposed:
-            tensor = tensor.T.contiguous()
-        if self.layout.heads is not None:
-            tensor = interleave_halves(tensor, self.layout.heads)
-        return tensor if not self.layout.plus else tensor.float() + self.layout.plus
+            yield 0, torch.tensor(self.computed, dtype=torch.float32)
+        elif self.layout.transposed:
+            yield 0, weights.read(self.source).T.contiguous()
+        else:
+            head = 1 if self.layout.heads is None else self.shape[0] // self.layout.heads
+            for start, rows in weights.blocks(self.source, head):
+                if self.layout.heads is not None:
+                    rows = interleave_halves(rows, len(rows) // head)
+                changed = self.layout.plus != 0.0 or self.layout.times != 1.0
+                yield start, rows.float() * self.layout.times + self.layout.plus if changed else rows
 
 
 def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:

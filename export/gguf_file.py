@@ -1,29 +1,29 @@
-"""Writes an F32, BF16 or F16 GGUF file, one tensor in memory at a time."""
+"""What a GGUF file consists of, and its header: metadata, tokenizer, and where each tensor lies."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from contract.artifact_prompt import GGUF_PROMPT_KEY
-from contract.errors import AssayError
 from export.gguf_families import read_model
 from export.gguf_family import GgufModel, GgufTensor, Value, plan_tensors
 from export.gguf_tokenizer import SpecialIds, TokenTables, add_tokenizer, load_tokenizer, special_ids, token_tables
+from export.quantize import LADDER, tensor_bytes
 from export.source import Source
 
 if TYPE_CHECKING:
     import gguf
-    import numpy as np
 
 FloatType = Literal["f32", "bf16", "f16"]
-_DTYPES: dict[FloatType, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 # llama.cpp reads learned positions in float32 only, and never quantizes them.
 POSITIONS = "position_embd.weight"
+RELATIVE_POSITIONS = "attn_rel_b.weight"
 
 
 @dataclass(frozen=True)
@@ -63,62 +63,74 @@ def plan_gguf(source: Source, pre_tokenizer: str | None = None) -> GgufPlan:
 
 
 def stored_type(tensor: GgufTensor, float_type: FloatType) -> str:
-    """Vectors (norms, biases, RoPE factors) and learned positions stay float32, as llama.cpp wants them."""
-    small = len(tensor.shape) == 1 or tensor.name == POSITIONS
-    return "float32" if small else _DTYPES[float_type]
+    """Vectors (norms, biases, RoPE factors), learned and relative positions stay F32, as llama.cpp wants them."""
+    small = len(tensor.shape) == 1 or tensor.name == POSITIONS or tensor.name.endswith(RELATIVE_POSITIONS)
+    return "F32" if small else float_type.upper()
 
 
-def tensor_values(tensor: GgufTensor, source: Source, dtype: str) -> np.ndarray:
-    """The values to write, in llama.cpp's layout and the dtype asked for (bfloat16 as the uint16 of its bits).
+def exact_type(source: Source) -> FloatType:
+    """The float type that holds every weight as it is."""
+    stored = {source.weights.dtype(name) for name in source.weights.names()}
+    return "f16" if stored == {"F16"} else "bf16" if stored == {"BF16"} else "f32"
 
-    Raises:
-        AssayError: a value is not finite, or becomes infinite in float16.
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file to be written: which type each tensor has, and what its metadata says besides the model's own."""
+
+    path: Path
+    tensor_types: Mapping[str, str]  # tensor -> "F16", "Q4_K" …
+    file_type: int  # LLAMA_FTYPE in llama.h
+    notes: Mapping[str, str | int] = field(default_factory=dict)  # key -> value
+
+
+def write_header(
+    file: GgufFile, plan: GgufPlan, source: Source, *, name: str, license_name: str | None = None
+) -> dict[str, int]:
+    """Write all but the values: there the file has a hole. The same source gives the same bytes.
+
+    Returns:
+        Where each tensor's values begin, in bytes from the beginning of the file.
     """
-    import torch
-
-    values = tensor.load(source.weights)
-    rounded = values.to(getattr(torch, dtype)).contiguous()
-    if not bool(torch.isfinite(rounded).all()):
-        where = f"{source.where}: {tensor.source or tensor.name}"
-        if not bool(torch.isfinite(values).all()):
-            raise AssayError("a weight is not finite", where=where)
-        raise AssayError(
-            f"a weight is too large for {dtype}",
-            where=where,
-            expected=f"at most {torch.finfo(getattr(torch, dtype)).max:g}",
-            got=f"{values.abs().max().item():g}",
-            hint="export f32, bf16 or q8_0",
-        )
-    found: np.ndarray = rounded.view(torch.uint16).numpy() if dtype == "bfloat16" else rounded.numpy()
-    return found
-
-
-def write_gguf(
-    path: Path, plan: GgufPlan, source: Source, float_type: FloatType, *, name: str, license_name: str | None = None
-) -> None:
-    """Write the file. The same source gives the same bytes."""
     import gguf
     import numpy as np
 
-    writer = _with_metadata(plan, source, float_type, name, license_name)
+    writer = _with_metadata(plan, source, file.file_type, name, license_name)
+    for key, value in file.notes.items():
+        _add(writer, key, value)
+    sizes = {}
     for tensor in plan.tensors:
-        dtype = stored_type(tensor, float_type)
-        stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
-        raw = gguf.GGMLQuantizationType.BF16 if dtype == "bfloat16" else None
-        writer.add_tensor_info(tensor.name, tensor.shape, stored, int(np.prod(tensor.shape)) * stored.itemsize, raw)
-    try:
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for tensor in plan.tensors:
-            writer.write_tensor_data(tensor_values(tensor, source, stored_type(tensor, float_type)))
-    finally:
-        writer.close()
+        kind = gguf.GGMLQuantizationType[file.tensor_types[tensor.name]]
+        sizes[tensor.name] = tensor_bytes(kind.name, tensor.shape[::-1])
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype("float32"), sizes[tensor.name], kind)
+    _write_metadata(writer, file.path)
+    offsets, end = {}, padded(file.path.stat().st_size)
+    for tensor_name, size_bytes in sizes.items():
+        offsets[tensor_name] = end
+        end += padded(size_bytes)
+    os.truncate(file.path, end)
+    return offsets
+
+
+def float_file(path: Path, plan: GgufPlan, float_type: FloatType) -> GgufFile:
+    """A file of one float type."""
+    types = {tensor.name: stored_type(tensor, float_type) for tensor in plan.tensors}
+    return GgufFile(path, types, LADDER[float_type].file_type)
+
+
+def padded(size_bytes: int) -> int:
+    """Up to the next multiple of GGUF's alignment, which every tensor's data begins on."""
+    import gguf
+
+    return -(-size_bytes // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
 
 
 def write_vocabulary(path: Path, plan: GgufPlan, source: Source) -> None:
     """Write a file without tensors: all that llama.cpp needs to tokenize."""
-    writer = _with_metadata(plan, source, "f32", "vocabulary", None)
+    _write_metadata(_with_metadata(plan, source, LADDER["f32"].file_type, "vocabulary", None), path)
+
+
+def _write_metadata(writer: gguf.GGUFWriter, path: Path) -> None:
     try:
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
@@ -128,7 +140,7 @@ def write_vocabulary(path: Path, plan: GgufPlan, source: Source) -> None:
 
 
 def _with_metadata(
-    plan: GgufPlan, source: Source, float_type: FloatType, name: str, license_name: str | None
+    plan: GgufPlan, source: Source, file_type: int, name: str, license_name: str | None
 ) -> gguf.GGUFWriter:
     import gguf
 
@@ -138,13 +150,7 @@ def _with_metadata(
     writer.add_name(name)
     if license_name:
         writer.add_license(license_name)
-    writer.add_file_type(
-        {
-            "f32": gguf.LlamaFileType.ALL_F32,
-            "bf16": gguf.LlamaFileType.MOSTLY_BF16,
-            "f16": gguf.LlamaFileType.MOSTLY_F16,
-        }[float_type]
-    )
+    writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in plan.model.metadata.items():
         _add(writer, key, value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_SPARED_SPACE_KEY
+from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_MERGES_SPACES_KEY, GGUF_SPARED_SPACE_KEY
 from contract.errors import AssayError
 from contract.model_folder import read_json, stop_ids
 
@@ -23,7 +23,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 class TokenTables:
     """What goes into the GGUF: texts, scores and types by id, and how text is cut before merging."""
 
-    model: str  # "gpt2" (byte-level BPE) or "llama" (SentencePiece)
+    model: str  # "gpt2" (byte-level BPE), "llama" (SentencePiece BPE) or "t5" (SentencePiece Unigram)
     pre: str
     texts: list[str]
     types: list[int]
@@ -31,6 +31,9 @@ class TokenTables:
     merges: list[str] | None = None
     add_space_prefix: bool | None = None
     spares_leading_space: bool = False  # the prefix is left out where the text begins with a space
+    charsmap: bytes | None = None  # SentencePiece's map of characters, "t5" only
+    removes_extra_spaces: bool | None = None  # "t5" only: runs of spaces become one
+    merges_spaces: bool = False  # the same without a space before the text, which llama.cpp cannot do
     normalizes_nfc: bool = False  # Hugging Face composes characters first; llama.cpp does not
     differs: Callable[[str], bool] | None = None  # texts that llama.cpp is known to cut otherwise
     differs_where: str = ""
@@ -87,11 +90,11 @@ def token_tables(folder: Path, tokenizer: Any, rows: int, pre_tokenizer: str | N
     """
     from export.gguf_bpe import byte_level_tables
     from export.gguf_spm import sentencepiece_tables
+    from export.gguf_ugm import unigram_tables
 
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    beyond = [token for token in spec["added_tokens"] if token["id"] >= rows and token["special"]]
-    largest = max({*tokenizer.get_vocab().values()} - {token["id"] for token in beyond})
-    if largest >= rows or any(token["content"] in (_template(tokenizer, folder) or "") for token in beyond):
+    beyond = tokens_without_row(tokenizer, _template(tokenizer, folder) or "", rows)
+    if beyond is None:
         raise AssayError(
             "the tokenizer has more tokens than the embedding has rows",
             where=str(folder),
@@ -106,6 +109,8 @@ def token_tables(folder: Path, tokenizer: Any, rows: int, pre_tokenizer: str | N
                 "a SentencePiece tokenizer has no pre-tokenizer to name", where=str(folder), got=pre_tokenizer
             )
         tables = sentencepiece_tables(folder, spec, rows)
+    elif kind == "Unigram":
+        tables = unigram_tables(spec, rows, str(folder))
     elif kind == "BPE":
         tables = byte_level_tables(spec, rows, str(folder), pre_tokenizer)
     else:
@@ -113,11 +118,27 @@ def token_tables(folder: Path, tokenizer: Any, rows: int, pre_tokenizer: str | N
             "GGUF is not written for this kind of tokenizer",
             where=str(folder),
             got=kind,
-            expected="byte-level BPE, or SentencePiece BPE with byte fallback",
+            expected="byte-level BPE, SentencePiece BPE with byte fallback, or SentencePiece Unigram",
         )
     _refuse_twins(tables.texts, str(folder))
-    tables.notes += [f"{token['content']!r}: left out, the model has no embedding for it" for token in beyond]
+    tables.notes += [f"{text!r}: left out, the model has no embedding for it" for text in beyond]
     return tables
+
+
+def tokens_without_row(tokenizer: Any, template: str, rows: int) -> list[str] | None:
+    """The tokens beyond the embedding rows, where no prompt can hold them; None where one can.
+
+    Text models keep control tokens of their siblings that see. Text never becomes a control token; neither the template
+    nor the tokenizer itself may write one of them.
+    """
+    own = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id}
+    beyond = {text: token_id for text, token_id in tokenizer.get_vocab().items() if token_id >= rows}
+    added = tokenizer.added_tokens_decoder
+    for text, token_id in beyond.items():
+        special = token_id in added and added[token_id].special
+        if not special or token_id in own or text in template:
+            return None
+    return sorted(beyond)
 
 
 def token_rows(spec: dict[str, Any], rows: int, vocab: dict[str, int]) -> tuple[list[str], list[int]]:
@@ -215,6 +236,12 @@ def add_tokenizer(writer: gguf.GGUFWriter, tables: TokenTables, special: Special
     writer.add_add_eos_token(special.add_eos)
     if tables.add_space_prefix is not None:
         writer.add_add_space_prefix(tables.add_space_prefix)
+    if tables.charsmap is not None:
+        writer.add_precompiled_charsmap(tables.charsmap)
+    if tables.removes_extra_spaces is not None:
+        writer.add_remove_extra_whitespaces(tables.removes_extra_spaces)
+    if tables.merges_spaces:
+        writer.add_bool(GGUF_MERGES_SPACES_KEY, True)
     if tables.normalizes_nfc:
         writer.add_bool(GGUF_COMPOSES_KEY, True)
     if tables.spares_leading_space:

@@ -1,4 +1,4 @@
-"""Computes an importance matrix from templated training text, with hooks on torch's linear layers.
+"""Computes an importance matrix from templated training text, with hooks on torch's linear layers as they pass by.
 
 llama.cpp's tools/imatrix defines the values. Text is one stream of ids, cut into chunks; where the tokenizer puts BOS
 in front, BOS replaces the first id of each chunk. Of every matrix in a block, the squares of what it is multiplied with
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,29 @@ class Calibration:
     seed: int = 0  # the order in which examples are taken until there is text enough
 
 
+@dataclass(frozen=True)
+class MadeMatrix:
+    """An importance matrix that was made before, of the same model and the same calibration."""
+
+    path: Path
+    record: Mapping[str, Any]  # what `make_imatrix` returned
+
+    def copy_to(self, path: Path) -> dict[str, Any]:
+        """Copy the file; returns the record.
+
+        Raises:
+            AssayError: the file is not the one that was recorded.
+        """
+        shutil.copyfile(self.path, path)
+        if sha256_of(path) != self.record["sha256"]:
+            raise AssayError(
+                "the importance matrix is not the one that was made",
+                where=str(self.path),
+                hint="remove it, and run again",
+            )
+        return dict(self.record)
+
+
 def check_split(model: Artifact, examples: Sequence[Example]) -> dict[str, Any]:
     """See that `examples` are the training split that the model, or the adapter it was merged from, records.
 
@@ -53,7 +77,7 @@ def check_split(model: Artifact, examples: Sequence[Example]) -> dict[str, Any]:
     Raises:
         AssayError: they are the validation or test split, or not the training split as it was trained on.
     """
-    recorded = _recorded_splits(model)
+    recorded = recorded_splits(model)
     data_sha256 = sha256_of_rows(examples)
     if not recorded:
         print(
@@ -61,18 +85,16 @@ def check_split(model: Artifact, examples: Sequence[Example]) -> dict[str, Any]:
             file=sys.stderr,
         )
         return {"data_sha256": data_sha256, "split": None}
-    for split, expected in recorded.items():
-        # rows numbered per file carry the split's name in front of their id where splits shared ids
-        prefixed = [replace(example, id=f"{split}-{example.id}") for example in examples]
-        if expected in (data_sha256, sha256_of_rows(prefixed)):
-            if split == "train":
-                return {"data_sha256": expected, "split": "train"}
-            raise AssayError(
-                f"these examples are the model's {split} split; an importance matrix is made from training text only",
-                where=str(model.path),
-                got=f"sha256 {data_sha256}",
-                hint="give the training split",
-            )
+    split = split_of(recorded, examples)
+    if split == "train":
+        return {"data_sha256": recorded["train"], "split": "train"}
+    if split is not None:
+        raise AssayError(
+            f"these examples are the model's {split} split; an importance matrix is made from training text only",
+            where=str(model.path),
+            got=f"sha256 {data_sha256}",
+            hint="give the training split",
+        )
     raise AssayError(
         "these examples are not the training split this model records, so they may be of its validation or test split",
         where=str(model.path),
@@ -82,7 +104,18 @@ def check_split(model: Artifact, examples: Sequence[Example]) -> dict[str, Any]:
     )
 
 
-def _recorded_splits(model: Artifact) -> dict[str, str]:
+def split_of(recorded: Mapping[str, str], examples: Sequence[Example]) -> str | None:
+    """Which of the recorded splits these very rows are; None: none of them."""
+    for split, expected in recorded.items():
+        # rows numbered per file carry the split's name in front of their id where splits shared ids
+        prefixed = [replace(example, id=f"{split}-{example.id}") for example in examples]
+        if expected in (sha256_of_rows(examples), sha256_of_rows(prefixed)):
+            return split
+    return None
+
+
+def recorded_splits(model: Artifact) -> dict[str, str]:
+    """The digest of each split that the model, or the adapter it was merged from, was made with; {}: none recorded."""
     if model.manifest.data_sha256:
         return model.manifest.data_sha256
     adapter = model.parent("adapter")
@@ -116,11 +149,11 @@ def make_imatrix(
     """Run the model in torch, in float32, over the examples' text and write the importance matrix to `path`.
 
     Args:
-        model: merged, a plain folder, or an adapter (merged in float32, onto the base's stored weights).
+        model: what the matrix is for, with the splits it records.
         plan: which tensors the GGUF has.
-        source: the same model, for its folder and its words.
+        source: the same model, for its words and its weights, which are in memory one layer at a time.
         calibration: the examples, and how much of them.
-        path: the new file.
+        path: the new file. What the layers hand over waits on the same disk, 4 bytes a token and hidden value.
         threads: CPU threads.
 
     Returns:
@@ -138,7 +171,9 @@ def make_imatrix(
         print(f"note: the importance matrix is made from {chunk_tokens} tokens, which is very little", file=sys.stderr)
     bos = plan.special.bos if plan.special.add_bos else None
     data = f"{checked['split'] or 'examples'} sha256:{checked['data_sha256']}"
-    matrix = matrix_of_ids(model, plan, ids, chunk_tokens=chunk_tokens, bos=bos, data=data, threads=threads)
+    matrix = matrix_of_ids(
+        source, plan, ids, path.parent, chunk_tokens=chunk_tokens, bos=bos, data=data, threads=threads
+    )
     write_imatrix(path, matrix)
     return {
         "sha256": sha256_of(path),
@@ -151,9 +186,10 @@ def make_imatrix(
 
 
 def matrix_of_ids(
-    model: Artifact,
+    source: Source,
     plan: GgufPlan,
     ids: Sequence[int],
+    scratch: Path,
     *,
     chunk_tokens: int,
     bos: int | None,
@@ -163,9 +199,10 @@ def matrix_of_ids(
     """The matrix of a stream of ids, cut into whole chunks; what is left over at its end is not used.
 
     Args:
-        model: as `make_imatrix`.
+        source: the model.
         plan: which tensors the GGUF has.
         ids: the stream.
+        scratch: a folder on a disk with room for the hidden states.
         chunk_tokens: tokens per chunk, at least 16.
         bos: replaces the first id of each chunk, unless None.
         data: says which text it is.
@@ -176,40 +213,25 @@ def matrix_of_ids(
     """
     import torch
 
+    from export.layered import LayeredModel
+
     chunks = len(ids) // chunk_tokens
     if chunks < 1 or chunk_tokens < _LEAST_TOKENS:
         raise AssayError(
             "there is too little text for an importance matrix",
-            where=str(model.path),
+            where=source.where,
             got=f"{len(ids)} tokens",
             expected=f"at least one chunk of {max(chunk_tokens, _LEAST_TOKENS)}",
             hint="give more examples",
         )
     torch.set_num_threads(threads)
-    network = _load(model)
-    sums = _Sums(_modules(plan, network))
-    try:
-        with torch.inference_mode():
-            for start in range(0, chunks * chunk_tokens, chunk_tokens):
-                row = list(ids[start : start + chunk_tokens])
-                row[0] = row[0] if bos is None else bos
-                network.base_model(input_ids=torch.tensor([row]), use_cache=False)
-    finally:
-        sums.close()
-    return ImportanceMatrix(sums.finished(str(model.path)), chunks * chunk_tokens, chunks, chunk_tokens, data)
-
-
-def _load(model: Artifact) -> Any:
-    """A transformers model in float32, with the attention that every family's own rules are written for."""
-    from runtimes.torch_load import load_adapter, load_merged
-
-    loaded = (
-        load_adapter(model, base_weights="w16", merge_dtype="float32")
-        if model.kind == "adapter"
-        else load_merged(model, base_weights=None)
-    )
-    loaded.model.set_attn_implementation("eager")
-    return loaded.model
+    rows = [list(ids[start : start + chunk_tokens]) for start in range(0, chunks * chunk_tokens, chunk_tokens)]
+    if bos is not None:
+        rows = [[bos, *row[1:]] for row in rows]
+    model = LayeredModel(source, attention="eager")  # the one that every family's own rules are written for
+    sums = _Sums(_modules(plan, model.network))
+    model.run(rows, scratch)
+    return ImportanceMatrix(sums.finished(source.where), chunks * chunk_tokens, chunks, chunk_tokens, data)
 
 
 def _modules(plan: GgufPlan, network: Any) -> dict[str, torch.nn.Module]:
@@ -229,8 +251,9 @@ class _Sums:
 
     def __init__(self, modules: Mapping[str, torch.nn.Module]) -> None:
         self._sums: dict[str, torch.Tensor] = {}
-        self._hooks = [module.register_forward_pre_hook(self._hook(name)) for name, module in modules.items()]
         self._names = list(modules)
+        for name, module in modules.items():
+            module.register_forward_pre_hook(self._hook(name))
 
     def _hook(self, name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
         import torch
@@ -241,11 +264,6 @@ class _Sums:
             self._sums[name] = squares + self._sums[name] if name in self._sums else squares
 
         return add
-
-    def close(self) -> None:
-        """Take the hooks off."""
-        for hook in self._hooks:
-            hook.remove()
 
     def finished(self, where: str) -> dict[str, Any]:
         """The sums as float32 arrays.

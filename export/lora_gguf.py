@@ -46,6 +46,13 @@ def export_lora_gguf(adapter: Artifact, out: Path, *, dtype: LoraType = "f32", n
         )
     refuse_kind(adapter.folder)
     model = open_adapted(adapter)
+    if model.base_config.get("is_encoder_decoder"):
+        raise AssayError(
+            "llama.cpp puts no adapter on a model with an encoder",
+            where=str(adapter.path),
+            got=str(model.base_config.get("model_type")),
+            hint=f"merge it: assay merge {adapter.path} --out DIR",
+        )
     plan = plan_lora(model)
     _say_chat(adapter, model.base_folder)
     kept = ("prompt", "generate", "license")

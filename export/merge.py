@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +11,14 @@ from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, t
 from contract.errors import AssayError, listed
 from contract.model_folder import license_of
 from export.adapted import AdaptedWeights, BaseWeights, Block, open_adapted
+from export.finite import all_finite
+from export.parallel import one_torch_thread
 from export.shards import SHARD_BYTES, PlannedTensor, write_shards
 
 if TYPE_CHECKING:
     import torch
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-_EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}  # all of its bits: infinite or NaN
 
 
 def merge_adapter(
@@ -29,9 +29,10 @@ def merge_adapter(
     base_weights: BaseWeights = "w16",
     trained_on: BaseWeights | None = None,
     name: str | None = None,
-    max_new_tokens: int | None = None,
+    generate: dict[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
     base_choice: dict[str, Any] | None = None,
+    activations: dict[str, Any] | None = None,
 ) -> Artifact:
     """Merge an adapter into its base in float32, some rows at a time, and round once to `dtype`.
 
@@ -42,9 +43,10 @@ def merge_adapter(
         base_weights: the base's stored weights, or those weights put through NF4 and back.
         trained_on: for an adapter that does not record what it was trained on.
         name: of the merged model; the adapter's by default.
-        max_new_tokens: recorded for those who serve it; what the adapter recorded by default.
+        generate: how its summaries are written, recorded for those who serve it; by default as the adapter recorded it.
         shard_bytes: weights per file.
         base_choice: how `base_weights` was chosen, for the manifest.
+        activations: the largest value that was seen to flow through the merged model, for the manifest.
 
     Returns:
         The merged artifact; merging the same again gives the same digest.
@@ -61,8 +63,8 @@ def merge_adapter(
     weights = model.weights
     parents = (model.base, Parent("adapter", str(adapter.path.resolve()), adapter.digest))
     details: dict[str, Any] = {key: adapter.details[key] for key in ("prompt", "generate") if key in adapter.details}
-    if max_new_tokens is not None:
-        details["generate"] = {"max_new_tokens": max_new_tokens}
+    if generate is not None:
+        details["generate"] = generate
     if found := license_of(model.base_folder):
         details["license"] = found
     tools = tool_versions(
@@ -76,13 +78,15 @@ def merge_adapter(
         if weights.skeleton.tied and not weights.tied:
             changes.append(f"{weights.skeleton.head}: written, the adapter made it differ from the input embeddings")
         rounding = _Rounding(weights, dtype)
-        with _one_torch_thread():
+        with one_torch_thread():
             draft.hashed = write_shards(draft.path, rounding.planned(), rounding.blocks, shard_bytes)
         rounding.raise_problems(str(adapter.path))
         prove_reload(draft.path, dtype)
         draft.details |= {"dtype": dtype, "merged_on": base_weights, "cleaning": changes}
         if base_choice is not None:
             draft.details["base_choice"] = base_choice
+        if activations is not None:
+            draft.details["activations"] = activations
         if model.trained_on is not None:
             draft.details["trained_on"] = model.trained_on
         if rounding.unchanged:
@@ -93,19 +97,6 @@ def merge_adapter(
                 file=sys.stderr,
             )
     return draft.finished
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Blocks are too small to share; the second core writes and hashes, and waiting torch threads would spin on it."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Rounding:
@@ -128,9 +119,9 @@ class _Rounding:
         stored = getattr(torch, self.dtype)
         same = name in self.weights.adapter.changes
         worst: Block | None = None
-        for block in self.weights.blocks(name):
+        for block in self.weights.before_and_after(name):
             rounded = block.merged.to(stored)
-            if worst is None and not _is_finite(rounded, self.dtype):
+            if worst is None and not all_finite(rounded):
                 worst = block
             same = same and torch.equal(rounded, block.before.to(stored))
             yield rounded
@@ -180,12 +171,3 @@ class _Rounding:
         stored = getattr(torch, self.dtype)
         pairs = zip(own.blocks(place), brought.blocks(key), strict=True)
         return any(not torch.equal(before.to(stored), after.to(stored)) for (_, before), (_, after) in pairs)
-
-
-def _is_finite(values: torch.Tensor, dtype: Dtype) -> bool:
-    """Are all values finite? Asks the bits of the exponent, which takes one pass instead of three."""
-    import torch
-
-    mask = _EXPONENT[dtype]
-    bits = values.view(torch.int32 if dtype == "float32" else torch.int16)
-    return not bits.numel() or int(bits.bitwise_and(mask).amax()) != mask

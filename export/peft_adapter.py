@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.errors import AssayError, listed
+from export.finite import all_finite
 from export.peft_changes import AddedBias, Change, Hadamard, Kronecker, LowRank, Scaled, TokenRows
 from export.peft_config import AdapterConfig
 from export.skeleton import Skeleton
@@ -108,7 +109,7 @@ class _Fitting:
                 modules[parsed.module][parsed.part] = key
         for module, parts in modules.items():
             self._module(module, parts)
-        self.problems += self._ends()
+        self.problems += [*self._ends(), *self._unread()]
         trained = {module for module, parts in modules.items() if set(parts) - {"original"}}
         self.problems += [
             f"{module}: targeted, but not in the file" for module in self._targets() if module not in trained
@@ -126,6 +127,14 @@ class _Fitting:
         if rows[0] == rows[1]:
             return []
         return [f"{embedding} has {rows[0]} rows and {head} {rows[1]}: only one of the two was resized and saved"]
+
+    def _unread(self) -> list[str]:
+        """PEFT trains a copy of shared embeddings under one name, while encoder and decoder read the other names."""
+        name = self.skeleton.embedding
+        if not self.skeleton.aliases or not (name in self.adapter.changes or name in self.adapter.saved):
+            return []
+        others = listed(sorted(alias.removesuffix(".weight") for alias in self.skeleton.aliases))
+        return [f"{name}: trained in vain, the model reads its embeddings as {others}"]
 
     def _done(self) -> set[str]:
         return set(self.adapter.changes) | set(self.adapter.replaced)
@@ -187,11 +196,7 @@ class _Fitting:
                 self.adapter.saved.add(name)
 
     def _finite(self, keys: Iterable[str]) -> None:
-        import torch
-
-        self.problems += [
-            f"{key}: not finite" for key in keys if not bool(torch.isfinite(self.weights.read(key)).all())
-        ]
+        self.problems += [f"{key}: not finite" for key in keys if not all_finite(self.adapter.read(key))]
 
     def _fits(self, name: str, found: tuple[int, ...]) -> bool:
         expected = self._shape(name)

@@ -60,7 +60,7 @@ SETTINGS: Mapping[str, Fate] = {
     "fan_in_fan_out": Fate(True, True, "weights stored [in, out]; read off the architecture, not off this setting"),
     "modules_to_save": Fate(True, False, "whole trained modules take the place of the base's"),
     "trainable_token_indices": Fate(True, False, "trained rows take the place of the embeddings' own"),
-    "ensure_weight_tying": Fate(True, True, "input and output embeddings share what was trained"),
+    "ensure_weight_tying": Fate(True, False, "embeddings that are one tensor change together; llama.cpp changes one"),
     "bias": Fate(True, False, "trained biases take the place of the base's"),
     "lora_bias": Fate(True, False, "B's bias, scaled, is added to the layer's; refused together with DoRA"),
     "init_lora_weights": Fate(

@@ -1,20 +1,21 @@
-"""Quantizes a GGUF in-process with llama.cpp, and says which tensor types and how many bits really came out."""
+"""The ladder of quantizations: which tensor types a mixture takes, and which and how many bits really came out."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from contract.errors import AssayError
-from export.imatrix_file import ImportanceMatrix, read_imatrix
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,13 @@ FLOATS: tuple[Literal["f32", "bf16", "f16"], ...] = ("f32", "bf16", "f16")
 NEED_MATRIX = tuple(name for name, kind in LADDER.items() if kind.needs_matrix)
 IMATRIX_FILE = "imatrix.gguf"
 _HEADS = ("output.weight", "token_embd.weight")
-_UNQUANTIZED = ("position_embd.weight",)
+_UNQUANTIZED = ("position_embd.weight", "enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight")
+# "[   1/  38]  output.weight - [ 256, 2048, 1, 1], type = f16, size = 1.00 MiB -> 0.41 MiB (q6_K)"; without an arrow
+# the tensor stays what it is
+_DRY_RUN = re.compile(
+    r"^\[ *\d+/ *\d+\] +(\S+) +- \[([\d, ]+)\], type = +(\w+), size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((\w+)\))?",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -106,85 +113,78 @@ def uses_matrix(quant: str) -> bool:
     return quant not in (*FLOATS, "q8_0")
 
 
-def quantize(source: Path, target: Path, quant: str, threads: int, imatrix: Path | None = None) -> None:
-    """Quantize an F32, BF16 or F16 GGUF file.
+def planned_types(outline: Path, quant: str, *, with_matrix: bool) -> dict[str, str]:
+    """The type ("Q4_K") that llama.cpp would store each tensor as: its quantizer's dry run.
 
     Args:
-        source: the file to read.
-        target: the file to write.
+        outline: a GGUF file with every tensor's name, float type and shape; its values are not read.
         quant: of the ladder.
-        threads: CPU threads.
-        imatrix: an importance matrix's file: errors are weighed with its mean squares, as `llama-quantize --imatrix`.
+        with_matrix: some mixtures are others where there is an importance matrix, whatever it says.
 
     Raises:
-        AssayError: the file is no importance matrix, or llama.cpp refused; the last lines of its log are given.
+        AssayError: llama.cpp refused, or did not speak of every tensor.
     """
     import llama_cpp
+    import llama_cpp.llama_cpp as api
+
+    from export.gguf_read import read_gguf
 
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = LADDER[quant].file_type
-    params.nthread = threads
-    matrix = None if imatrix is None else read_imatrix(imatrix)
-    means = {} if matrix is None else matrix.means()  # llama.cpp reads them where they lie
-    if matrix is not None:
-        params.imatrix = _entries(means)
-        params.kv_overrides = _matrix_keys(matrix)
+    params.ftype, params.dry_run, params.nthread = LADDER[quant].file_type, True, 1
+    if with_matrix:
+        value = (ctypes.c_float * 1)(1.0)
+        entries = (api.llama_model_imatrix_data * 2)()
+        entries[0].name, entries[0].size = b"any", 1
+        entries[0].data = ctypes.cast(value, ctypes.POINTER(ctypes.c_float))
+        params.imatrix = entries
     with quiet_llama() as log:
-        code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+        code = llama_cpp.llama_model_quantize(str(outline).encode(), b"", ctypes.byref(params))
+    text = "".join(log)
     if code != 0:
+        raise AssayError(f"llama.cpp could not plan {quant}", got=text[-400:].strip() or f"code {code}")
+    found = {name: (new or old).upper() for name, _, old, new in _DRY_RUN.findall(text)}
+    stored = {str(tensor.name) for tensor in read_gguf(outline).tensors}
+    if found.keys() != stored:
         raise AssayError(
-            f"llama.cpp could not quantize to {quant}",
-            where=str(source),
-            got="".join(log[-4:]).strip() or f"code {code}",
+            "llama.cpp's dry run does not say what it would do with every tensor",
+            got=f"{len(found)} of {len(stored)} tensors",
+            hint="this version of llama-cpp-python is not one that Assay knows",
         )
-
-
-def _entries(means: Mapping[str, np.ndarray]) -> Any:
-    """The means as llama.cpp takes them: an array of names and pointers that ends with an empty entry."""
-    import llama_cpp.llama_cpp as api
-
-    entries = (api.llama_model_imatrix_data * (len(means) + 1))()
-    for entry, (name, values) in zip(entries, means.items(), strict=False):
-        entry.name, entry.size = name.encode(), values.size
-        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    return entries
-
-
-def _matrix_keys(matrix: ImportanceMatrix) -> Any:
-    """What llama-quantize notes of a matrix in the file's metadata."""
-    import llama_cpp.llama_cpp as api
-
-    values: dict[str, str | int] = {
-        "quantize.imatrix.file": IMATRIX_FILE,
-        "quantize.imatrix.dataset": matrix.data,
-        "quantize.imatrix.entries_count": len(matrix.sums),
-        "quantize.imatrix.chunks_count": matrix.chunks,
-    }
-    overrides = (api.llama_model_kv_override * (len(values) + 1))()
-    for override, (key, value) in zip(overrides, values.items(), strict=False):
-        override.key = key.encode()
-        if isinstance(value, int):
-            override.tag, override.value.val_i64 = api.LLAMA_KV_OVERRIDE_TYPE_INT, value
-        else:
-            override.tag, override.value.val_str = api.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()[:127]
-    return overrides
+    return found
 
 
 def types_found(path: Path, quant: str) -> TypesFound:
     """Read back which types a GGUF file holds."""
-    from gguf import GGUFReader
+    from export.gguf_read import read_gguf
 
-    reader = GGUFReader(path)
-    types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
-    size_bits = 8 * sum(int(tensor.n_bytes) for tensor in reader.tensors)
-    count = sum(int(tensor.n_elements) for tensor in reader.tensors)
-    heads = {tensor.name for tensor in reader.tensors} & set(_HEADS)
+    tensors = read_gguf(path).tensors
+    return types_of(quant, [(t.name, t.tensor_type.name, [int(extent) for extent in t.shape]) for t in tensors])
+
+
+def types_of(quant: str, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> TypesFound:
+    """What a file of these tensors holds.
+
+    Args:
+        quant: of the ladder.
+        tensors: name, type ("Q4_K") and extents, columns first, of each.
+    """
+    types = Counter(kind for _, kind, _ in tensors)
+    size_bits = 8 * sum(tensor_bytes(kind, extents) for _, kind, extents in tensors)
+    count = sum(math.prod(extents) for *_, extents in tensors)
+    heads = {name for name, *_ in tensors} & set(_HEADS)
     if len(heads) == 2:
         heads.discard("token_embd.weight")  # it is not tied, and an ordinary tensor
     fallbacks = []
-    for tensor in reader.tensors:
-        block = LADDER[quant].head_block if tensor.name in heads else LADDER[quant].block
-        columns = int(tensor.shape[0])
-        if len(tensor.shape) > 1 and columns % block and tensor.name not in _UNQUANTIZED:
-            fallbacks.append(f"{tensor.name}: {tensor.tensor_type.name}, {columns} columns")
+    for name, kind, extents in tensors:
+        block = LADDER[quant].head_block if name in heads else LADDER[quant].block
+        if len(extents) > 1 and extents[0] % block and name not in _UNQUANTIZED:
+            fallbacks.append(f"{name}: {kind}, {extents[0]} columns")
     return TypesFound(dict(sorted(types.items())), round(size_bits / count, 4), fallbacks)
+
+
+def tensor_bytes(kind: str, extents: Sequence[int]) -> int:
+    """Bytes of a tensor of the type ("Q4_K") and extents given."""
+    import gguf
+
+    block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return math.prod(extents) // block * block_bytes

@@ -61,7 +61,7 @@ def write_shards(
         AssayError: there is not enough room, or a block does not read back as it was written.
         OSError: the disk is full, or fails.
     """
-    _refuse_without_room(folder, sum(tensor.size_bytes for tensor in planned))
+    refuse_without_room(folder, sum(tensor.size_bytes for tensor in planned))
     shards = _split(planned, shard_bytes)
     if len(shards) == 1:
         return [_write_file(folder / SINGLE_FILE, shards[0], values)]
@@ -78,7 +78,8 @@ def write_shards(
     return records
 
 
-def _refuse_without_room(folder: Path, needed: int) -> None:
+def refuse_without_room(folder: Path, needed: int) -> None:
+    """Raise AssayError where fewer than `needed` bytes are free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise AssayError(
@@ -156,20 +157,19 @@ class _CheckedFile:
         self.size_bytes += block.numel() * block.element_size()
 
     def _store(self, block: torch.Tensor, offset: int) -> Future[None]:
-        import numpy as np
         import torch
 
         data = block.reshape(-1).view(torch.uint8).numpy()
         _write_all(self._descriptor, data.data, offset)
-        back = np.empty_like(data)
-        if os.preadv(self._descriptor, [back.data], offset) != data.nbytes or not np.array_equal(back, data):
+        back = bytearray(data.nbytes)  # compares much faster than an array
+        if os.preadv(self._descriptor, [back], offset) != data.nbytes or back != data.data:
             raise AssayError(
                 "a weights file does not read back as it was written",
                 where=f"{self.path.name}, byte {offset}",
                 hint="look at the disk and the memory of this machine",
             )
         self._flush(offset + data.nbytes)
-        return self._hashing.submit(self._hash.update, back.data)
+        return self._hashing.submit(self._hash.update, back)
 
     def _flush(self, done: int) -> None:
         """Begin writing to the disk, so that the sync at the end finds little left."""

@@ -21,7 +21,7 @@ class Source:
     config: dict[str, Any]
     weights: Weights
     where: str  # for messages
-    details: dict[str, Any]  # what the GGUF inherits: prompt, generate, trained_on …
+    details: dict[str, Any]  # what an export inherits: prompt, generate, trained_on …
     license_name: str | None
 
     @property
@@ -68,7 +68,7 @@ def open_model(model: Artifact) -> OpenedModel:
     if model.kind == "adapter":
         return _open_adapter(model, {**inherited, "merged_on": "w16"})
     raise AssayError(
-        "this artifact cannot be exported to GGUF",
+        "this artifact cannot be exported",
         where=str(model.path),
         got=model.kind,
         expected="a merged or plain model folder, or an adapter",

@@ -6,17 +6,18 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from contract.artifact import Artifact, Draft, new_artifact, refuse_existing, tool_versions
+from contract.artifact import Artifact, Draft, FileRecord, new_artifact, refuse_existing, sha256_of, tool_versions
 from contract.errors import AssayError, did_you_mean, listed
-from export.quantize import FLOATS, IMATRIX_FILE, LADDER, NEED_MATRIX, uses_matrix
+from export.quantize import IMATRIX_FILE, LADDER, NEED_MATRIX, uses_matrix
 
 if TYPE_CHECKING:
-    from export.gguf_file import FloatType, GgufPlan
-    from export.imatrix import Calibration
+    from export.gguf_file import GgufPlan
+    from export.imatrix import Calibration, MadeMatrix
     from export.source import Source
 
 Check = Literal["structure", "logits"]
@@ -34,7 +35,7 @@ def export_gguf(
     threads: int = 2,
     name: str | None = None,
     pre_tokenizer: str | None = None,
-    imatrix: Calibration | None = None,
+    imatrix: Calibration | MadeMatrix | None = None,
 ) -> list[Artifact]:
     """Export a model of a known family (docs/families.md) to GGUF. On an error no artifact is made.
 
@@ -49,7 +50,7 @@ def export_gguf(
         name: of the files; the model's own by default.
         pre_tokenizer: llama.cpp's name for the way text is cut, where it is not recognised. Ids are compared anyway.
         imatrix: training examples; quantization weighs errors with an importance matrix of their text. Each artifact
-            keeps the matrix in its folder for measurements.
+            keeps the matrix in its folder for measurements. Or a matrix that an earlier export of this model made.
 
     Returns:
         One artifact per quantization, in the order asked for.
@@ -61,10 +62,13 @@ def export_gguf(
     """
     from export.check_gguf import check_structure, check_tokenizer
     from export.gguf_file import plan_gguf, write_vocabulary
+    from export.gguf_write import write_ggufs
     from export.quantize import types_found
     from export.source import open_model
 
-    _refuse_quants(quants, out, with_matrix=imatrix is not None)
+    refuse_quants(quants, with_matrix=imatrix is not None)
+    for quant in quants:
+        refuse_existing(out / quant)
     name = name or model.name
     if not re.fullmatch(r"[\w][\w. -]*", name):
         raise AssayError("not a name for a file", got=name, expected="letters, digits, dot, dash and underscore")
@@ -95,10 +99,17 @@ def export_gguf(
         _tell(check_tokenizer(scratch / "vocabulary.gguf", plan), plan, strict, source.where)
         matrix = None
         if imatrix is not None:
+            if plan.model.arch == "t5":
+                raise AssayError(
+                    "no importance matrix is computed for a model with an encoder",
+                    where=source.where,
+                    hint="leave out --imatrix (in a recipe: export.gguf.imatrix: false), and the types that need one",
+                )
             matrix = scratch / IMATRIX_FILE
             weighed = {quant: draft for quant, draft in drafts.items() if uses_matrix(quant)}
             _make_matrix(model, plan, source, imatrix, matrix, weighed, threads)
-        _write(paths, plan, source, name, scratch / "floats.gguf", threads, matrix)
+        print(f"writing {', '.join(path.name for path in paths.values())}", file=sys.stderr)
+        write_ggufs(paths, plan, source, name=name, license_name=source.license_name, threads=threads, imatrix=matrix)
         for quant, draft in drafts.items():
             types = types_found(paths[quant], quant)
             if types.fallbacks:
@@ -117,13 +128,16 @@ def export_gguf(
                 "fallbacks": types.fallbacks,
                 "tokenizer": plan.tables.pre,
                 **({"notes": list(plan.model.notes)} if plan.model.notes else {}),
-                **check_structure(paths[quant], plan, source),
             }
+            with ThreadPoolExecutor(max_workers=1) as beside:
+                hashing = beside.submit(sha256_of, paths[quant])
+                draft.details |= check_structure(paths[quant], plan, source, threads)
+                draft.hashed = [FileRecord(paths[quant].name, hashing.result(), paths[quant].stat().st_size)]
         if check == "logits":
             from export.check_logits import check_logits
 
             half = plan.model.half_precision_activation
-            measured = check_logits(model, paths, threads, half_precision_activation=half)
+            measured = check_logits(source, paths, threads, half_precision_activation=half)
             for quant, draft in drafts.items():
                 draft.measurements["logits"] = measured[quant]
         shutil.rmtree(scratch)
@@ -134,55 +148,22 @@ def _make_matrix(
     model: Artifact,
     plan: GgufPlan,
     source: Source,
-    calibration: Calibration,
+    wanted: Calibration | MadeMatrix,
     path: Path,
     drafts: Mapping[str, Draft],
     threads: int,
 ) -> None:
     """Write the importance matrix to `path`, with a copy and a record for every artifact that is made with it."""
-    from export.imatrix import make_imatrix
+    from export.imatrix import MadeMatrix, make_imatrix
 
-    print("computing the importance matrix", file=sys.stderr)
-    made = make_imatrix(model, plan, source, calibration, path, threads=threads)
+    if isinstance(wanted, MadeMatrix):
+        made = wanted.copy_to(path)
+    else:
+        print("computing the importance matrix", file=sys.stderr)
+        made = make_imatrix(model, plan, source, wanted, path, threads=threads)
     for draft in drafts.values():
         shutil.copyfile(path, draft.measured / IMATRIX_FILE)
         draft.details["imatrix"] = made
-
-
-def _write(
-    paths: Mapping[str, Path],
-    plan: GgufPlan,
-    source: Source,
-    name: str,
-    floats_path: Path,
-    threads: int,
-    matrix: Path | None,
-) -> None:
-    """Write the float files, then quantize from one of them, which is written to `floats_path` if nobody wants it."""
-    from export.gguf_file import write_gguf
-    from export.quantize import quantize
-
-    def write(path: Path, float_type: FloatType) -> None:
-        write_gguf(path, plan, source, float_type, name=name, license_name=source.license_name)
-
-    for float_type in FLOATS:
-        if float_type in paths:
-            print(f"writing {paths[float_type].name}", file=sys.stderr)
-            write(paths[float_type], float_type)
-    quantized = [quant for quant in paths if quant not in FLOATS]
-    lossless = _lossless(source)
-    if quantized and lossless not in paths:
-        write(floats_path, lossless)
-    for quant in quantized:
-        print(f"quantizing {paths[quant].name}", file=sys.stderr)
-        weighed_by = matrix if uses_matrix(quant) else None
-        quantize(paths.get(lossless, floats_path), paths[quant], quant, threads, weighed_by)
-
-
-def _lossless(source: Source) -> FloatType:
-    """What quantized files are made from: nothing may be lost before."""
-    stored = {source.weights.dtype(name) for name in source.weights.names()}
-    return "f16" if stored == {"F16"} else "bf16" if stored == {"BF16"} else "f32"
 
 
 def _tell(found: Mapping[str, Any], plan: GgufPlan, strict: bool, where: str) -> None:
@@ -203,7 +184,8 @@ def _tell(found: Mapping[str, Any], plan: GgufPlan, strict: bool, where: str) ->
         print(f"note: {sentence}", file=sys.stderr)
 
 
-def _refuse_quants(quants: Sequence[str], out: Path, *, with_matrix: bool) -> None:
+def refuse_quants(quants: Sequence[str], *, with_matrix: bool) -> None:
+    """Raise where `quants` are not a list of types that can be made, with or without an importance matrix."""
     for quant in quants:
         if quant in NEED_MATRIX and not with_matrix:
             raise AssayError(
@@ -224,8 +206,6 @@ def _refuse_quants(quants: Sequence[str], out: Path, *, with_matrix: bool) -> No
         )
     if not quants or len(set(quants)) != len(quants):
         raise AssayError("quantizations are given once each, and at least one", got=", ".join(quants) or "none")
-    for quant in quants:
-        refuse_existing(out / quant)
 
 
 def _say_notes(plan: GgufPlan) -> None:
@@ -233,6 +213,12 @@ def _say_notes(plan: GgufPlan) -> None:
         print(f"note: {note}", file=sys.stderr)
     if plan.tables.notes:
         print(f"note: added tokens: {listed(plan.tables.notes)}", file=sys.stderr)
+    if plan.tables.merges_spaces:
+        print(
+            "note: the tokenizer makes one space of many and puts none before a text; llama.cpp does not do both, and "
+            "only assay makes up for it",
+            file=sys.stderr,
+        )
     if plan.tables.normalizes_nfc:
         print(
             "note: the tokenizer composes characters (NFC) first; llama.cpp does not, and only assay makes up for it",

@@ -39,7 +39,7 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 class Weights(Protocol):
-    """Named tensors that are read one at a time."""
+    """Named tensors that are read one at a time, whole or by blocks of rows."""
 
     def names(self) -> list[str]:
         """All tensor names, sorted."""
@@ -55,6 +55,10 @@ class Weights(Protocol):
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor."""
+        ...
+
+    def blocks(self, name: str, multiple: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensor a multiple of so many rows at a time, each with its first row's number."""
         ...
 
 
@@ -168,22 +172,29 @@ class FolderWeights:
         self._fill(tensor.file, values.numpy().data, tensor.offset + start * row_bytes)
         return values.view(dtype).reshape(shape)
 
-    def blocks(self, name: str, values: int = BLOCK_VALUES) -> Iterator[tuple[int, torch.Tensor]]:
-        """The tensor some rows at a time (about `values` values), each with its first row's number."""
+    def blocks(self, name: str, multiple: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensor a multiple of so many rows (about BLOCK_VALUES values) at a time, with the first one's number."""
         shape = self.shape(name)
         count = shape[0] if shape else 1
-        step = max(1, values // max(1, math.prod(shape[1:])))
+        step = rows_per_block(shape, multiple)
         for start in range(0, count, step):
             yield start, self.read_rows(name, start, min(start + step, count))
 
     def _fill(self, path: Path, view: memoryview, offset: int) -> None:
         if path not in self._open:
-            self._open[path] = io.FileIO(path)
+            self._open.setdefault(path, io.FileIO(path))  # another thread may have been quicker
+        descriptor = self._open[path].fileno()
         while view:
-            count = os.preadv(self._open[path].fileno(), [view], offset)
+            count = os.preadv(descriptor, [view], offset)
             if not count:
                 raise AssayError("a weights file was cut short while it was read", where=str(path))
             view, offset = view[count:], offset + count
+
+
+def rows_per_block(shape: tuple[int, ...], multiple: int = 1) -> int:
+    """How many rows are handled at once: a multiple of so many, of about BLOCK_VALUES values."""
+    rows = BLOCK_VALUES // max(1, math.prod(shape[1:]))
+    return max(1, rows // multiple) * multiple
 
 
 def tensors_in(path: Path) -> dict[str, StoredTensor]:

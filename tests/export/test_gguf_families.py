@@ -341,7 +341,7 @@ def test_damage_is_caught_by_both_checks(tmp_path: Path, family: str, tensor: st
         check_structure(made.gguf_path, plan, source)
     half = plan.model.half_precision_activation
     with pytest.raises(CheckFailed, match="f32: m"):
-        check_logits(open_artifact(folder), {"f32": made.gguf_path}, 1, half_precision_activation=half)
+        check_logits(source, {"f32": made.gguf_path}, 1, half_precision_activation=half)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from contract.artifact import Artifact, open_artifact, sha256_of
 from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows
-from export.gguf_file import plan_gguf, write_gguf
+from export.gguf_file import plan_gguf
+from export.gguf_write import write_ggufs
 from export.imatrix import Calibration, calibration_ids, check_split, make_imatrix, matrix_of_ids
 from export.imatrix_file import ImportanceMatrix, read_imatrix, write_imatrix
 from export.quantize import quiet_llama
@@ -33,18 +35,19 @@ def opened(folder: Path, scratch: Path) -> tuple[Artifact, Source, Any]:
     return model, source, plan_gguf(source)
 
 
-def matrix(model: Artifact, plan: Any, ids: Sequence[int], chunk_tokens: int, bos: int | None) -> ImportanceMatrix:
-    return matrix_of_ids(model, plan, ids, chunk_tokens=chunk_tokens, bos=bos, data="train", threads=1)
+def matrix(source: Source, plan: Any, ids: Sequence[int], chunk_tokens: int, bos: int | None) -> ImportanceMatrix:
+    scratch = Path(tempfile.gettempdir())  # nothing is left there
+    return matrix_of_ids(source, plan, ids, scratch, chunk_tokens=chunk_tokens, bos=bos, data="train", threads=1)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2"])
 def test_values_are_those_llama_cpp_itself_sees(tmp_path: Path, name: str) -> None:
     folder = make_llama(tmp_path / "model", tie=False) if name == "llama" else make_model(tmp_path / "model", name)
-    model, source, plan = opened(folder, tmp_path / "scratch")
-    write_gguf(tmp_path / "f32.gguf", plan, source, "f32", name="m")
+    _, source, plan = opened(folder, tmp_path / "scratch")
+    write_ggufs({"f32": tmp_path / "f32.gguf"}, plan, source, name="m")
     ids = calibration_ids(plan, source, Calibration(EXAMPLES), 230)
     assert len(ids) == 230
-    ours = matrix(model, plan, ids, 96, plan.special.bos)
+    ours = matrix(source, plan, ids, 96, plan.special.bos)
     with quiet_llama():
         expected, counts = engine_sums(tmp_path / "f32.gguf", ids, 96, plan.special.bos)
     assert ours.sums.keys() == expected.keys()
@@ -61,9 +64,9 @@ def test_values_are_sums_of_squares_of_a_plain_forward(tmp_path: Path, llama_fol
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, _, plan = opened(llama_folder, tmp_path / "scratch")
+    _, source, plan = opened(llama_folder, tmp_path / "scratch")
     ids = list(range(5, 69))
-    found = matrix(model, plan, ids, 32, 0)
+    found = matrix(source, plan, ids, 32, 0)
     torch_model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
     query, key = np.zeros(256), np.zeros(256)
     for start in (0, 32):
@@ -85,10 +88,9 @@ def test_an_adapter_is_seen_merged(tmp_path: Path, llama_folder: Path, adapter_f
 
     ids = list(range(5, 69))
     merged = merge_adapter(open_artifact(adapter_folder), tmp_path / "merged", dtype="float32")
-    model, _, plan = opened(adapter_folder, tmp_path / "a")
-    expected = matrix(merged, opened(merged.path, tmp_path / "b")[2], ids, 32, None)
-    found = matrix(model, plan, ids, 32, None)
-    base = matrix(*opened(llama_folder, tmp_path / "c")[::2], ids, 32, None)
+    found = matrix(*opened(adapter_folder, tmp_path / "a")[1:], ids, 32, None)
+    expected = matrix(*opened(merged.path, tmp_path / "b")[1:], ids, 32, None)
+    base = matrix(*opened(llama_folder, tmp_path / "c")[1:], ids, 32, None)
     for name, sums in expected.sums.items():
         np.testing.assert_allclose(found.sums[name], sums, rtol=1e-4)
     assert not np.allclose(found.sums["blk.1.ffn_down.weight"], base.sums["blk.1.ffn_down.weight"], rtol=0.01)
@@ -149,7 +151,7 @@ def test_what_is_no_matrix_is_refused(tmp_path: Path, llama_folder: Path, damage
             path.write_text("not a matrix at all, only some words " * 4)
         case "model":
             _, source, plan = opened(llama_folder, tmp_path / "scratch")
-            write_gguf(path, plan, source, "f16", name="m")
+            write_ggufs({"f16": path}, plan, source, name="m")
         case "nan" | "negative":
             sums[3] = float("nan") if damage == "nan" else -1.0
     if damage in ("nan", "negative", "no tokens"):
@@ -241,10 +243,10 @@ def test_little_text_makes_one_short_chunk_and_says_so(
 
 
 def test_too_little_text_is_refused(tmp_path: Path, llama_folder: Path) -> None:
-    model, _, plan = opened(llama_folder, tmp_path / "scratch")
+    _, source, plan = opened(llama_folder, tmp_path / "scratch")
     for count, chunk_tokens in ((31, 32), (15, 15)):
         with pytest.raises(AssayError, match="too little text"):
-            matrix(model, plan, list(range(5, 5 + count)), chunk_tokens, None)
+            matrix(source, plan, list(range(5, 5 + count)), chunk_tokens, None)
 
 
 def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -253,6 +255,6 @@ def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "model", dtype="float32")
     name = "model.layers.0.mlp.up_proj.weight"
     edit_tensors(folder / "model.safetensors", lambda tensors: tensors[name].fill_(3e38))
-    model, _, plan = opened(folder, tmp_path / "scratch")
+    _, source, plan = opened(folder, tmp_path / "scratch")
     with pytest.raises(AssayError, match=r"activations are not finite[\s\S]*ffn_down"):
-        matrix(model, plan, list(range(5, 37)), 32, None)
+        matrix(source, plan, list(range(5, 37)), 32, None)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.gguf_file import write_gguf
+from export.gguf_write import write_ggufs
 from export.imatrix_file import read_imatrix, write_imatrix
 from export.llama_vocab import LlamaVocab
-from export.quantize import quantize
 from tests.export.families import make_model
 from tests.export.test_imatrix import matrix, opened
 from tests.export.test_imatrix_quantize import tensors
@@ -31,15 +30,15 @@ def tool(name: str, *arguments: object) -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_values_and_quantized_bytes_are_the_tools(tmp_path: Path, name: str) -> None:
     folder = make_llama(tmp_path / "model", tie=False) if name == "llama" else make_model(tmp_path / "model", name)
-    model, source, plan = opened(folder, tmp_path / "scratch")
+    _, source, plan = opened(folder, tmp_path / "scratch")
     floats = tmp_path / "f32.gguf"
-    write_gguf(floats, plan, source, "f32", name="m")
+    write_ggufs({"f32": floats}, plan, source, name="m")
     text = "\n".join(TEXT * 4)
     (tmp_path / "text").write_text(text)
     with LlamaVocab(floats) as vocab:
         ids = vocab.tokenize(text, add_special=True, parse_special=False)
     assert len(ids) > 2 * CHUNK
-    ours = matrix(model, plan, ids, CHUNK, plan.special.bos)
+    ours = matrix(source, plan, ids, CHUNK, plan.special.bos)
     write_imatrix(tmp_path / "ours.gguf", ours)
     options = ("-c", CHUNK, "-b", CHUNK, "-ub", CHUNK, "-t", 1, "-fa", "off", "--no-ppl")
     tool("llama-imatrix", "-m", floats, "-f", tmp_path / "text", "-o", tmp_path / "theirs.gguf", *options)
@@ -49,6 +48,7 @@ def test_values_and_quantized_bytes_are_the_tools(tmp_path: Path, name: str) -> 
     for tensor, sums in theirs.sums.items():  # that tool keeps keys and values in half precision
         np.testing.assert_allclose(ours.sums[tensor], sums, rtol=2e-3, atol=2e-3 * sums.mean())
 
-    quantize(floats, tmp_path / "in-process.gguf", "q2_k", 1, tmp_path / "ours.gguf")
+    in_process = {"q2_k": tmp_path / "in-process.gguf"}
+    write_ggufs(in_process, plan, source, name="m", imatrix=tmp_path / "ours.gguf")
     tool("llama-quantize", "--imatrix", tmp_path / "ours.gguf", floats, tmp_path / "by-tool.gguf", "Q2_K", 1)
     assert tensors(tmp_path / "in-process.gguf") == tensors(tmp_path / "by-tool.gguf")

@@ -15,10 +15,10 @@ from contract.example import read_examples, sha256_of_rows, write_examples
 from contract.recipe import Recipe
 from export.check_gguf import CheckFailed
 from export.check_logits import check_logits
-from export.gguf_file import write_gguf
+from export.gguf_write import write_ggufs
 from export.imatrix import Calibration, calibration_ids
 from export.imatrix_file import ImportanceMatrix, read_imatrix, write_imatrix
-from export.quantize import LADDER, NEED_MATRIX, quantize
+from export.quantize import LADDER, NEED_MATRIX
 from export.to_gguf import export_gguf
 from tests.export.test_imatrix import EXAMPLES, matrix, opened
 
@@ -95,10 +95,10 @@ def weighed_error(path: Path, exact: Path, means: dict[str, np.ndarray]) -> floa
 @pytest.mark.parametrize("quant", ["q2_k", "q3_k_s", "q4_k_m", "iq4_xs", "q4_0"])
 def test_the_error_that_is_weighed_gets_smaller(tmp_path: Path, llama_folder: Path, quant: str) -> None:
     """Against no matrix, against a uniform one, and against the real one with its columns in another order."""
-    model, source, plan = opened(llama_folder, tmp_path / "scratch")
-    write_gguf(tmp_path / "f32.gguf", plan, source, "f32", name="m")
+    _, source, plan = opened(llama_folder, tmp_path / "scratch")
+    write_ggufs({"f32": tmp_path / "f32.gguf"}, plan, source, name="m")
     ids = calibration_ids(plan, source, Calibration(EXAMPLES), 1024)
-    real = matrix(model, plan, ids, 512, plan.special.bos)
+    real = matrix(source, plan, ids, 512, plan.special.bos)
     skewed = {name: sums * np.linspace(0.01, 4, len(sums), dtype=np.float32) ** 2 for name, sums in real.sums.items()}
     real = replace(real, sums=skewed)
     others: dict[str, ImportanceMatrix | None] = {
@@ -112,35 +112,20 @@ def test_the_error_that_is_weighed_gets_smaller(tmp_path: Path, llama_folder: Pa
         if one is not None:
             write_imatrix(tmp_path / label, one)
         path = tmp_path / f"{label}.gguf"
-        quantize(tmp_path / "f32.gguf", path, quant, 1, None if one is None else tmp_path / label)
+        write_ggufs({quant: path}, plan, source, name="m", imatrix=None if one is None else tmp_path / label)
         errors[label] = weighed_error(path, tmp_path / "f32.gguf", real.means())
     assert errors["real"] < 0.98 * min(error for label, error in errors.items() if label != "real")
 
 
 def test_only_the_relation_between_columns_matters(tmp_path: Path, llama_folder: Path) -> None:
     """A matrix of twice the tokens with twice the sums is the same matrix."""
-    model, source, plan = opened(llama_folder, tmp_path / "scratch")
-    write_gguf(tmp_path / "f16.gguf", plan, source, "f16", name="m")
-    real = matrix(model, plan, calibration_ids(plan, source, Calibration(EXAMPLES), 512), 512, None)
+    _, source, plan = opened(llama_folder, tmp_path / "scratch")
+    real = matrix(source, plan, calibration_ids(plan, source, Calibration(EXAMPLES), 512), 512, None)
     double = replace(real, tokens=2 * real.tokens, sums={name: 2 * sums for name, sums in real.sums.items()})
     for label, one in {"real": real, "double": double}.items():
         write_imatrix(tmp_path / label, one)
-        quantize(tmp_path / "f16.gguf", tmp_path / f"{label}.gguf", "iq2_xs", 1, tmp_path / label)
+        write_ggufs({"iq2_xs": tmp_path / f"{label}.gguf"}, plan, source, name="m", imatrix=tmp_path / label)
     assert tensors(tmp_path / "real.gguf") == tensors(tmp_path / "double.gguf")
-
-
-def test_a_matrix_of_another_model_is_refused(tmp_path: Path, llama_folder: Path) -> None:
-    model, source, plan = opened(llama_folder, tmp_path / "scratch")
-    write_gguf(tmp_path / "f16.gguf", plan, source, "f16", name="m")
-    real = matrix(model, plan, list(range(5, 69)), 32, None)
-    damages = {
-        "short": {name: sums[:-1] for name, sums in real.sums.items()},
-        "missing": {name: sums for name, sums in real.sums.items() if "ffn_up" not in name},
-    }
-    for label, sums in damages.items():
-        write_imatrix(tmp_path / label, replace(real, sums=sums))
-        with pytest.raises(AssayError, match="could not quantize"):
-            quantize(tmp_path / "f16.gguf", tmp_path / f"{label}.gguf", "iq2_xs", 1, tmp_path / label)
 
 
 def test_types_that_no_matrix_changes_are_not_given_one(tmp_path: Path, llama_folder: Path) -> None:
@@ -190,7 +175,8 @@ def test_a_broken_file_of_few_bits_is_seen(tmp_path: Path) -> None:
         )[0].gguf_path
         for folder in (whole, broken)
     }
-    found = check_logits(open_artifact(whole), {"iq2_xs": paths[whole]}, 1)
+    _, source, _ = opened(whole, tmp_path / "scratch")
+    found = check_logits(source, {"iq2_xs": paths[whole]}, 1)
     assert found["iq2_xs"]["mean_kl_nats"] < 3
     with pytest.raises(CheckFailed, match=r"iq2_xs: mean_kl_nats .* nats, at most 4"):
-        check_logits(open_artifact(whole), {"iq2_xs": paths[broken]}, 1)
+        check_logits(source, {"iq2_xs": paths[broken]}, 1)

@@ -1,0 +1,27 @@
+"""Every type is what the program llama-quantize, built beside its source, writes: LLAMA_CPP=FOLDER/src pytest …"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from export.quantize import NEED_MATRIX
+from tests.export.test_gguf_write import QUANTIZED, contents, opened, write
+from tests.tiny import make_llama
+
+TOOL = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin" / "llama-quantize"
+
+
+@pytest.mark.skipif(not TOOL.is_file(), reason="LLAMA_CPP is not beside a bin with llama-quantize")
+def test_every_type_is_the_programs(tmp_path: Path) -> None:
+    source, plan = opened(make_llama(tmp_path / "model", layers=8, tie=False), tmp_path / "scratch")
+    quants = [quant for quant in QUANTIZED if quant not in NEED_MATRIX]
+    made = write(["f16", *quants], plan, source, tmp_path / "made")
+    for quant in quants:
+        theirs = tmp_path / f"theirs-{quant}.gguf"
+        done = subprocess.run([TOOL, made["f16"], theirs, quant.upper(), "1"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert contents(made[quant]) == contents(theirs), quant

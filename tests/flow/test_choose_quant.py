@@ -1,0 +1,335 @@
+"""Choosing a type: the same as trying all, nothing left behind, and what is not known or allowed is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import evalsuite.evaluate
+import evalsuite.scorer
+import flow.quant_bench
+from contract.artifact import Artifact, new_artifact, open_artifact
+from contract.errors import AssayError
+from contract.example import Example, sha256_of_rows, write_examples
+from contract.prompt import PromptSpec
+from evalsuite.results import Row
+from export.imatrix import Calibration, MadeMatrix
+from export.to_gguf import export_gguf
+from flow.choose_quant import SELECTION_FILE, WORK_FOLDER, Selection, choose_quant
+from flow.export_cli import export
+from flow.quant_bench import Settings
+from flow.quant_limits import Limits
+from tests.evalsuite.chain import examples, make_adapter_artifact
+from tests.tiny import make_adapter, make_llama
+
+QUANTS = ["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_s", "q2_k"]
+ONE = Settings(threads=1)
+
+
+def with_details(folder: Path, path: Path, **manifest: Any) -> Artifact:
+    """The folder as a merged artifact that records how long its summaries are."""
+    details = {"prompt": PromptSpec().as_dict(), "generate": {"max_new_tokens": 6}}
+    with new_artifact(path, "merged", "tiny", details=details, **manifest) as draft:
+        shutil.copytree(folder, draft.path, dirs_exist_ok=True)
+    return draft.finished
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Artifact:
+    return with_details(
+        llama_folder,
+        tmp_path_factory.mktemp("model") / "merged",
+        data_sha256={"train": "0", "test": sha256_of_rows(examples(22))},
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> dict[str, Row]:
+    """Every type as `assay eval` measures it, smallest first."""
+    tmp = tmp_path_factory.mktemp("all")
+    made = export_gguf(model, tmp / "gguf", quants=QUANTS, threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evalsuite.scorer, "bertscore_available", lambda: False)
+        patch.setattr(evalsuite.evaluate, "write_evaluation", lambda *_: None)
+        results = evalsuite.evaluate.evaluate(made, examples(20), tmp / "eval", threads=1, speed=False)
+    return {quant: results.row(quant) for quant in sorted(QUANTS, key=lambda quant: results.row(quant).size_bytes)}
+
+
+def upper_bound(row: Row) -> float:
+    return max(distance.kl.high for distance in row.comparisons[0].distances)
+
+
+def choose(model: Artifact, out: Path, **given: Any) -> Selection:
+    given = {"quants": QUANTS, "settings": ONE, **given}
+    return choose_quant(model, examples(20), out, **given)
+
+
+def left_in(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir()}
+
+
+def test_the_smallest_within_the_limit(tmp_path: Path, model: Artifact, rows: dict[str, Row]) -> None:
+    limit = upper_bound(rows["q4_0"])
+    expected = next(quant for quant, row in rows.items() if upper_bound(row) <= limit)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    selection = choose(model, tmp_path / "out", limits=Limits(kl_nats=limit))
+    assert selection.winner is not None
+    assert selection.winner.path.name == expected
+    assert open_artifact(tmp_path / "out" / expected, verify=True).digest == rows[expected].digest
+    assert left_in(tmp_path / "out") == {expected, SELECTION_FILE, "mine.txt"}
+    tried = {figures.quant: figures for figures in selection.figures if figures.quality is not None}
+    assert 3 <= len(tried) < len(QUANTS)
+    for quant, figures in tried.items():
+        assert figures.quality is not None
+        measured = {distance.target_set: distance.kl for distance in rows[quant].comparisons[0].distances}
+        assert figures.quality.kl_nats == measured
+        assert (figures.outcome(selection.limits) == "pass") == (upper_bound(rows[quant]) <= limit)
+    told = json.loads((tmp_path / "out" / SELECTION_FILE).read_text())
+    assert (told["winner"], told["digest"], told["data"]["documents"]) == (expected, rows[expected].digest, 20)
+    assert [row["quant"] for row in told["types"]] == list(rows)
+    with pytest.raises(AssayError, match="exists already"):
+        choose(model, tmp_path / "out", limits=Limits(kl_nats=limit))
+
+
+def test_interrupted_it_goes_on_and_finds_the_same(
+    tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(kl_nats=0.05)
+    whole = choose(model, tmp_path / "whole", limits=limits)
+    real, made = export_gguf, []
+
+    def dies_at_the_third(*given: Any, **settings: Any) -> list[Artifact]:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(settings["quants"][0])
+        return real(*given, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow.quant_bench, "export_gguf", dies_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            choose(model, tmp_path / "out", limits=limits)
+    assert left_in(tmp_path / "out") == {WORK_FOLDER}
+
+    def counts(*given: Any, **settings: Any) -> list[Artifact]:
+        made.append(settings["quants"][0])
+        return real(*given, **settings)
+
+    monkeypatch.setattr(flow.quant_bench, "export_gguf", counts)
+    resumed = choose(model, tmp_path / "out", limits=limits)
+    assert sorted(made[:-1]) == sorted(set(made[:-1])), "none is made twice but the winner"
+    assert resumed.as_json() == whole.as_json()
+    names = [path.read_bytes() for path in (tmp_path / "whole" / SELECTION_FILE, tmp_path / "out" / SELECTION_FILE)]
+    assert names[0] == names[1]
+
+
+def test_killed_after_the_winner_was_written(tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"limits": Limits(size_bytes=10**9), "quants": ["q8_0", "q2_k"]}
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Selection, "as_json", dies)
+        with pytest.raises(KeyboardInterrupt):
+            choose(model, tmp_path / "out", **given)
+    assert left_in(tmp_path / "out") == {"q8_0", WORK_FOLDER}
+    assert choose(model, tmp_path / "out", **given).winner is not None
+    assert left_in(tmp_path / "out") == {"q8_0", SELECTION_FILE}
+
+
+def test_nothing_passes_then_looser_limits(tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_examples(tmp_path / "valid.jsonl", examples(20))
+    command = ["gguf", str(model.path), "--out", str(tmp_path / "out"), "--auto", "--quant", "q8_0,q4_0"]
+    command += ["--data", str(tmp_path / "valid.jsonl"), "--threads", "1"]
+    runner = CliRunner(catch_exceptions=False)
+    refused = runner.invoke(export, [*command, "--max-kl", "1e-9"])
+    assert refused.exit_code == 1
+    assert "none of the types is within the limits" in refused.stdout
+    assert "no: --max-kl, gold; --max-kl, greedy" in refused.stdout
+    assert left_in(tmp_path / "out") == {SELECTION_FILE, WORK_FOLDER}
+    assert json.loads((tmp_path / "out" / SELECTION_FILE).read_text())["winner"] is None
+
+    made: list[str] = []
+
+    def counts(*given: Any, **settings: Any) -> list[Artifact]:
+        made.append(settings["quants"][0])
+        return export_gguf(*given, **settings)
+
+    monkeypatch.setattr(flow.quant_bench, "export_gguf", counts)
+    kept = runner.invoke(export, [*command, "--max-kl", "9", "--json"])
+    assert kept.exit_code == 0, kept.output
+    told = json.loads(kept.stdout)
+    assert (told["winner"], told["artifact"]["details"]["quant"]) == ("q4_0", "q4_0")
+    assert made == ["q4_0"], "only to be kept: all was known"
+    assert left_in(tmp_path / "out") == {SELECTION_FILE, "q4_0"}
+
+
+def test_the_nearest_that_fits(tmp_path: Path, model: Artifact, rows: dict[str, Row]) -> None:
+    within = [quant for quant, row in rows.items() if row.size_bytes <= rows["q5_k_m"].size_bytes]
+    selection = choose(model, tmp_path / "out", limits=Limits(size_bytes=rows["q5_k_m"].size_bytes))
+    assert selection.prefer == "nearest"
+    assert selection.winner is not None
+    means = {q: max(d.kl.mean for d in rows[q].comparisons[0].distances) for q in within}
+    assert selection.winner.path.name == min(means, key=lambda quant: means[quant])
+    outcomes = {figures.quant: figures.outcome(selection.limits) for figures in selection.figures}
+    assert outcomes["q8_0"] == outcomes["q6_k"] == "fail"
+    assert outcomes["q2_k"] is None
+
+
+def test_summaries_count_where_they_are_asked_for(tmp_path: Path, model: Artifact, rows: dict[str, Row]) -> None:
+    quants = ["q4_0", "q2_k"]
+    selection = choose(model, tmp_path / "out", limits=Limits(rouge_l_loss=100.0), quants=quants)
+    assert selection.winner is not None
+    assert selection.winner.path.name == "q2_k"
+    quality = next(figures.quality for figures in selection.figures if figures.quant == "q2_k")
+    difference = rows["q2_k"].comparisons[0].rouge_l_difference
+    assert quality is not None
+    assert quality.rouge_l_loss is not None
+    assert difference is not None
+    assert (quality.rouge_l_loss.mean, quality.rouge_l_loss.n) == (pytest.approx(-difference.mean), 20)
+    assert quality.rouge_l_loss.high == pytest.approx(-difference.low)
+
+
+def test_time_is_measured_where_it_decides(tmp_path: Path, model: Artifact) -> None:
+    given: dict[str, Any] = {"quants": ["q8_0", "q2_k"], "prefer": "fastest"}
+    limits = Limits(kl_nats=9.0, ms_per_token=1e-9)
+    refused = choose(model, tmp_path / "out", limits=limits, **given)
+    assert refused.winner is None
+    assert all(figures.outcome(limits) == "fail" for figures in refused.figures)
+    kept = choose(model, tmp_path / "out", limits=replace(limits, ms_per_token=1e9), **given)
+    assert kept.winner is not None
+    times = {figures.quant: figures.ms_per_token for figures in kept.figures}
+    assert times == {figures.quant: figures.ms_per_token for figures in refused.figures}
+    assert times["q2_k"] is not None
+    assert times["q8_0"] is not None
+    same = times["q2_k"] <= 1.05 * times["q8_0"]
+    assert kept.winner.path.name == ("q2_k" if same else "q8_0")
+    partly = replace(kept.figures[0], quality=None)
+    assert partly.outcome(kept.limits) is None, "what was not compared does not pass"
+    assert partly.outcome(limits) == "fail"
+
+
+def test_an_importance_matrix_is_computed_once(
+    tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import export.imatrix
+
+    real, computed = export.imatrix.make_imatrix, []
+
+    def counts(*given: Any, **settings: Any) -> dict[str, Any]:
+        computed.append(1)
+        return real(*given, **settings)
+
+    monkeypatch.setattr(export.imatrix, "make_imatrix", counts)
+    train = [Example(f"t{index}", example.document, example.references) for index, example in enumerate(examples(12))]
+    model = with_details(llama_folder, tmp_path / "merged", data_sha256={"train": sha256_of_rows(train)})
+    settings = replace(ONE, imatrix=Calibration(train, 1))
+    quants = ["q8_0", "q4_0", "q2_k", "iq2_xs"]
+    selection = choose(model, tmp_path / "out", limits=Limits(kl_nats=9.0), quants=quants, settings=settings)
+    assert selection.winner is not None
+    assert selection.winner.path.name == "iq2_xs"
+    assert selection.winner.details["imatrix"]["split"] == "train"
+    assert (selection.winner.path / "measured" / "imatrix.gguf").is_file()
+    assert len(computed) == 1
+    kept = MadeMatrix(selection.winner.path / "measured" / "imatrix.gguf", {"sha256": "of another"})
+    with pytest.raises(AssayError, match="not the one that was made"):
+        kept.copy_to(tmp_path / "copy")
+    with pytest.raises(AssayError, match="needs an importance matrix"):
+        choose(model, tmp_path / "none", limits=Limits(kl_nats=9.0), quants=quants)
+
+
+def test_an_adapter_is_held_against_itself_on_the_stored_base(tmp_path: Path, llama_folder: Path) -> None:
+    peft = make_adapter(tmp_path / "peft", llama_folder, seed=5)
+    adapter = make_adapter_artifact(tmp_path / "adapter", llama_folder, peft, quant="nf4")
+    selection = choose(adapter, tmp_path / "out", limits=Limits(kl_nats=0.01), quants=["f16", "q8_0"])
+    assert selection.winner is not None
+    assert selection.winner.path.name == "q8_0"
+    assert {parent.role for parent in selection.winner.manifest.parents} == {"adapter", "base"}
+    quality = selection.figures[0].quality
+    assert quality is not None
+    assert quality.nats < 0.01, "NF4 would be farther"
+
+
+def test_a_type_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    from tests.evalsuite.chain import edit_tensors
+
+    folder = make_llama(tmp_path / "llama", dtype="bfloat16", layers=1)
+    edit_tensors(folder, lambda tensors: tensors["model.norm.weight"].fill_(1.0))
+    edit_tensors(folder, lambda tensors: tensors["model.layers.0.mlp.down_proj.weight"].view(-1)[:1].fill_(1e5))
+    model = with_details(folder, tmp_path / "merged")
+    limits = Limits(size_bytes=10**9)
+    selection = choose(model, tmp_path / "out", limits=limits, quants=["f16", "bf16", "q8_0"])
+    f16 = next(figures for figures in selection.figures if figures.quant == "f16")
+    assert f16.outcome(limits) == "fail"
+    assert f16.refused is not None
+    assert "too large for float16" in f16.refused
+    assert selection.winner is not None
+    assert selection.winner.path.name == "bf16"
+
+
+def test_strict_leaves_out_what_would_fall_back(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "llama", hidden_size=64, intermediate_size=96, layers=1)
+    model = with_details(folder, tmp_path / "merged")
+    limits = Limits(kl_nats=9.0)
+    strict = replace(ONE, strict=True)
+    selection = choose(model, tmp_path / "out", limits=limits, quants=["q8_0", "q4_k_m"], settings=strict)
+    assert selection.winner is not None
+    assert selection.winner.path.name == "q8_0"
+    assert "fell back" in str(next(f.refused for f in selection.figures if f.quant == "q4_k_m"))
+
+
+def test_data_and_limits_that_decide_nothing_are_refused(tmp_path: Path, model: Artifact) -> None:
+    limits = Limits(kl_nats=0.1)
+    with pytest.raises(AssayError, match="test split"):
+        choose_quant(model, examples(22), tmp_path / "out", limits=limits, limit=20)
+    with pytest.raises(AssayError, match="too few documents"):
+        choose_quant(model, examples(20), tmp_path / "out", limits=limits, limit=19)
+    with pytest.raises(AssayError, match="needs a limit"):
+        choose(model, tmp_path / "out", limits=Limits())
+    (tmp_path / "there" / "q4_0").mkdir(parents=True)
+    (tmp_path / "there" / "q4_0" / "mine").write_text("mine")
+    with pytest.raises(AssayError, match="exists already"):
+        choose(model, tmp_path / "there", limits=limits)
+    assert not (tmp_path / "out").exists()
+    assert left_in(tmp_path / "there") == {"q4_0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--auto", "--data", "DATA"], "needs a limit"),
+        (["--auto", "--max-kl", "0.1"], "--auto needs documents"),
+        (["--max-kl", "0.1"], "--max-kl only with --auto"),
+        (["--prefer", "smallest", "--limit", "5"], "--limit, --prefer only with --auto"),
+        (["--auto", "--data", "DATA", "--max-kl", "nan"], "not a number from 0 up"),
+        (["--auto", "--data", "DATA", "--max-kl", "-1"], "not a number from 0 up"),
+        (["--auto", "--data", "DATA", "--max-bytes", "many"], "not a size such as"),
+        (["--auto", "--data", "DATA", "--max-bytes", "0"], "not a size such as"),
+        (["--auto", "--data", "DATA", "--max-kl", "0.1", "--quant", "q4_x"], "no such quantization"),
+        (["--auto", "--data", "DATA", "--max-kl", "0.1", "--prefer", "best"], "'best' is not one of"),
+        (["--auto", "--data", "missing.jsonl", "--max-kl", "0.1"], "missing.jsonl"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, model: Artifact, options: list[str], said: str) -> None:
+    write_examples(tmp_path / "valid.jsonl", examples(20))
+    options = [str(tmp_path / "valid.jsonl") if option == "DATA" else option for option in options]
+    done = CliRunner().invoke(export, ["gguf", str(model.path), "--out", str(tmp_path / "out"), *options])
+    assert getattr(done.exception, "exit_code", None) == 2 or done.exit_code == 2
+    assert said in done.output + str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("900M", 900_000_000), ("1.5G", 1_500_000_000), ("2Gi", 2**31), ("4 KiB", 4096), ("123", 123)]
+)
+def test_sizes(text: str, size: int) -> None:
+    from flow.export_cli import _Bytes
+
+    assert _Bytes().convert(text, None, None) == size
