@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 from contract.errors import AssayError, listed
 
 Kind = Literal["adapter", "merged", "onnx", "gguf", "gguf-lora"]
+ONNX_LABEL = "onnx-"  # before a precision: what an ONNX artifact is called in recipes and tables
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
 # Times, logs and plots live here, and a verdict beside the manifest; neither belongs to the digested file list.

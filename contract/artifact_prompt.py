@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +14,15 @@ from contract.prompt import PromptSpec
 
 GGUF_PROMPT_KEY = "assay.prompt"
 # What a tokenizer does that llama.cpp has no key for: it composes characters (Unicode NFC) first; it puts a space
-# before text that has none, where llama.cpp puts one before any.
+# before text that has none, where llama.cpp puts one before any; it makes one space of many and puts none before.
 GGUF_COMPOSES_KEY = "assay.tokenizer.composes"
 GGUF_SPARED_SPACE_KEY = "assay.tokenizer.spares_leading_space"
+GGUF_MERGES_SPACES_KEY = "assay.tokenizer.merges_spaces"
+# What SentencePiece's nmt_nfkc rules make a space of, and what they leave out.
+_SPACES = re.compile(
+    "[\t\n\f\r \xa0\u061c\u1680\u2000-\u200c\u200e\u200f\u2028\u2029\u202f\u205f\u2581\u3000\ufeff\ufffd]+"
+)
+_NOTHING = re.compile("[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]+")
 
 # GGUF value types and their sizes in bytes (ggml's docs/gguf.md); strings and arrays carry their length
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -37,6 +44,11 @@ def prompt_of(artifact: Artifact) -> PromptSpec:
         except json.JSONDecodeError as error:
             raise AssayError(f"{GGUF_PROMPT_KEY} is not JSON", where=str(artifact.gguf_path), got=str(error)) from None
     return PromptSpec() if recorded is None else PromptSpec.from_dict(recorded)
+
+
+def merged_spaces(text: str) -> str:
+    """One space for every run of them, none at the end: what GGUF_MERGES_SPACES_KEY says is done first."""
+    return _SPACES.sub(" ", _NOTHING.sub("", text)).rstrip(" ")
 
 
 def gguf_string(path: Path, key: str) -> str | None:

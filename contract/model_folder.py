@@ -12,6 +12,7 @@ from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
+    "spiece.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -21,11 +22,19 @@ TOKENIZER_FILES = (
 )
 
 
+_LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
+
+
 def plain_causal(config: Any) -> bool:
     """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks."""
     kinds = getattr(config, "layer_types", None) or []
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return not any(windows) and all(kind == "full_attention" for kind in kinds)
+
+
+def is_encoder_decoder(folder: Path) -> bool:
+    """Does a model folder hold an encoder and a decoder (T5, BART …)? By its config.json."""
+    return read_json(folder / "config.json").get("is_encoder_decoder") is True
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -143,6 +152,22 @@ def stop_ids(folder: Path) -> list[int]:
         value = read_json(folder / name).get("eos_token_id")
         found |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
     return sorted(found)
+
+
+def context_of(folder: Path) -> int:
+    """The context a model folder was made for, in tokens."""
+    config = read_json(folder / "config.json")
+    length = config.get("max_position_embeddings", config.get("n_positions"))
+    if length is None and config.get("is_encoder_decoder"):  # mT5 turns no positions into weights and names no number
+        length = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    if not isinstance(length, int) or length > _LONGEST:
+        raise AssayError(
+            "the config does not say how long the context is",
+            where=str(folder / "config.json"),
+            expected="max_position_embeddings",
+            got=json.dumps(length),
+        )
+    return length
 
 
 def license_of(folder: Path) -> str | None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, did_you_mean
+from contract.unigram import harmless
 
 if TYPE_CHECKING:
     import jinja2
@@ -251,6 +252,8 @@ def has_double_bos(ids: Sequence[int], bos_id: int | None) -> bool:
 
 def hf_tokenize(tokenizer: Any) -> Tokenize:
     """The tokenize function of a Hugging Face tokenizer object: text never parses into special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    unigram = harmless(backend) if type(getattr(backend, "model", None)).__name__ == "Unigram" else None
 
     def tokenize(text: str, control: bool) -> list[int]:
         if control:
@@ -258,6 +261,8 @@ def hf_tokenize(tokenizer: Any) -> Tokenize:
             if token_id is None or token_id < 0:
                 raise AssayError("the template writes a special token the tokenizer does not have", got=text)
             return [token_id]
+        if unigram is not None:
+            return list(unigram.encode(text, add_special_tokens=False).ids)
         return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
 
     return tokenize

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError, did_you_mean
 from contract.example import Columns
 from contract.prompt import DEFAULT_USER, PromptSpec
+from contract.runtime import GenerateParams
 
 Quant = Literal[
     "f32",
@@ -41,6 +43,7 @@ Quant = Literal[
     "iq1_m",
     "iq1_s",
 ]
+OnnxPrecision = Literal["fp32", "fp16", "int8", "int4"]
 # llama.cpp does not make these without an importance matrix
 NEED_IMATRIX: tuple[Quant, ...] = ("iq3_xxs", "iq2_m", "q2_k_s", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")
 
@@ -134,15 +137,19 @@ class Nf4Part(_Part):
 
     double_quant: bool = Field(True, description="Quantize the block scales too.")
     compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Dtype the weights are dequantized to. float32 on a CPU, bfloat16 on a GPU."
+        "float32",
+        description="Dtype of the computation, and for lora of the base's weights. float32 on a CPU, bfloat16 on a "
+        "GPU; T5 takes no float16.",
     )
 
 
 class TrainPart(_Part):
-    """Supervised fine-tuning with TRL's SFTTrainer."""
+    """Supervised fine-tuning: TRL's SFTTrainer, or transformers' Seq2SeqTrainer for an encoder-decoder base."""
 
-    method: Literal["qlora", "lora"] = Field(
-        "qlora", description="qlora: the base in 4-bit NF4; lora: in 16 or 32 bit."
+    method: Literal["qlora", "lora", "full"] = Field(
+        "qlora",
+        description="qlora: an adapter on the base in 4-bit NF4; lora: on the base in 16 or 32 bit; full: no adapter, "
+        "every weight is trained, in float32.",
     )
     seed: int = Field(0, ge=0, description="Seeds data order, adapter and dropout.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training split.")
@@ -154,15 +161,23 @@ class TrainPart(_Part):
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    max_length: int = Field(1024, gt=16, description="Tokens per row; longer documents are cut, summaries never.")
+    max_length: int = Field(
+        1024,
+        gt=16,
+        description="Tokens per row, of an encoder-decoder what its encoder reads; longer documents are cut, summaries "
+        "never.",
+    )
+    max_target_length: int = Field(
+        256, gt=4, description="Tokens an encoder-decoder's summary may have; a longer one is refused, never cut."
+    )
     evaluations: int = Field(
         4,
         gt=0,
         description="How often validation loss is measured and a checkpoint kept; the best one becomes the adapter.",
     )
     gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
-    lora: LoraPart = Field(LoraPart(), description="The adapter's shape.")
-    nf4: Nf4Part = Field(Nf4Part(), description="How qlora stores the base.")
+    lora: LoraPart = Field(LoraPart(), description="The adapter's shape; full has none.")
+    nf4: Nf4Part = Field(Nf4Part(), description="How qlora stores the base, and what is computed in.")
 
 
 class MergePart(_Part):
@@ -191,57 +206,95 @@ class GgufPart(_Part):
     )
 
 
+class OnnxPart(_Part):
+    """ONNX folders to make."""
+
+    precisions: list[OnnxPrecision] = Field(["fp32", "int8"], min_length=1, description="One artifact each.")
+    check: Literal["structure", "logits"] = Field(
+        "logits", description="structure reads graphs and weights back; logits also runs them against torch."
+    )
+    strict: bool = Field(
+        False,
+        description="Refuse a precision some weights cannot take, and int8 in 7 bits (CPUs without VNNI).",
+    )
+
+
 class ExportPart(_Part):
     """What is made from the merged model."""
 
-    gguf: GgufPart = Field(GgufPart(), description="GGUF files.")
+    gguf: GgufPart | None = Field(GgufPart(), description="GGUF files; null makes none.")
+    onnx: OnnxPart | None = Field(None, description="ONNX folders; null makes none.")
 
 
 class GeneratePart(_Part):
     """How summaries are written when artifacts are scored and served."""
 
     max_new_tokens: int = Field(128, gt=0, description="A summary that is longer counts as never stopped.")
+    num_beams: int = Field(1, gt=0, description="1 is greedy; more is beam search, which only encoder-decoders do.")
+    length_penalty: float = Field(1.0, description="Beams: over 0 favours longer summaries.")
+    early_stopping: bool = Field(False, description="Beams: stop as soon as there are num_beams finished summaries.")
+    repetition_penalty: float = Field(1.0, gt=0, description="Over 1 makes tokens that were there already less likely.")
+    no_repeat_ngram_size: int = Field(0, ge=0, description="No run of so many tokens comes twice; 0 allows all.")
+    min_new_tokens: int = Field(0, ge=0, description="A summary does not end before.")
+
+    def params(self) -> GenerateParams:
+        """As runtimes take them."""
+        return GenerateParams(**self.model_dump())
+
+    def recorded(self) -> dict[str, Any]:
+        """What an artifact's details keep of it: the length, and whatever is not the default."""
+        return {"max_new_tokens": self.max_new_tokens, **self.model_dump(exclude_defaults=True)}
 
 
 class QuantLimits(_Part):
-    """How far a GGUF may be from the merged model."""
+    """How far an export may be from the merged model."""
 
-    max_kl_nats: float = Field(gt=0, description="Mean KL(merged‖GGUF) per token, on either target set.")
+    max_kl_nats: float = Field(gt=0, description="Mean KL(merged‖export) per token, on either target set.")
     min_top1_agreement: float = Field(ge=0, le=1, description="Share of tokens with the same argmax.")
     max_perplexity_ratio: float = Field(gt=1, description="Perplexity over the merged model's.")
     max_rouge_l_loss: float = Field(gt=0, description="ROUGE-L points it may lose (non-inferiority margin).")
 
 
-def _default_quant_limits() -> dict[Quant, QuantLimits]:
-    def limits(kl: float, top1: float, ratio: float, rouge: float) -> QuantLimits:
-        return QuantLimits(max_kl_nats=kl, min_top1_agreement=top1, max_perplexity_ratio=ratio, max_rouge_l_loss=rouge)
+def _limits(kl: float, top1: float, ratio: float, rouge: float) -> QuantLimits:
+    return QuantLimits(max_kl_nats=kl, min_top1_agreement=top1, max_perplexity_ratio=ratio, max_rouge_l_loss=rouge)
 
+
+def _default_onnx_limits() -> dict[OnnxPrecision, QuantLimits]:
     return {
-        "f32": limits(1e-6, 0.999, 1.001, 1.0),
-        "f16": limits(1e-4, 0.995, 1.002, 1.0),
-        "bf16": limits(0.001, 0.99, 1.005, 1.0),
-        "q8_0": limits(0.005, 0.98, 1.01, 1.0),
-        "q6_k": limits(0.015, 0.965, 1.02, 1.0),
-        "q5_k_m": limits(0.03, 0.95, 1.035, 1.5),
-        "q5_k_s": limits(0.035, 0.945, 1.04, 1.5),
-        "q5_0": limits(0.04, 0.94, 1.045, 1.5),
-        "q4_k_m": limits(0.08, 0.92, 1.08, 2.0),
-        "q4_k_s": limits(0.1, 0.91, 1.1, 2.0),
-        "q4_0": limits(0.13, 0.9, 1.13, 2.0),
-        "iq4_nl": limits(0.13, 0.9, 1.13, 2.0),
-        "iq4_xs": limits(0.14, 0.895, 1.14, 2.0),
-        "q3_k_l": limits(0.2, 0.87, 1.2, 3.0),
-        "q3_k_m": limits(0.25, 0.855, 1.25, 3.0),
-        "q3_k_s": limits(0.4, 0.82, 1.45, 4.0),
-        "iq3_xxs": limits(0.45, 0.81, 1.5, 4.0),
-        "q2_k": limits(0.6, 0.78, 1.7, 5.0),
-        "iq2_m": limits(0.65, 0.77, 1.8, 5.0),
-        "q2_k_s": limits(0.7, 0.76, 1.9, 5.0),
-        "iq2_s": limits(0.8, 0.74, 2.0, 5.5),
-        "iq2_xs": limits(0.9, 0.72, 2.2, 6.0),
-        "iq2_xxs": limits(1.1, 0.68, 2.6, 7.0),
-        "iq1_m": limits(1.4, 0.62, 3.5, 8.0),
-        "iq1_s": limits(1.7, 0.58, 4.5, 10.0),
+        "fp32": _limits(1e-6, 0.999, 1.001, 1.0),
+        "fp16": _limits(0.001, 0.99, 1.005, 1.0),
+        "int8": _limits(0.05, 0.935, 1.05, 1.5),
+        "int4": _limits(0.15, 0.89, 1.15, 2.0),
+    }
+
+
+def _default_quant_limits() -> dict[Quant, QuantLimits]:
+    return {
+        "f32": _limits(1e-6, 0.999, 1.001, 1.0),
+        "f16": _limits(1e-4, 0.995, 1.002, 1.0),
+        "bf16": _limits(0.001, 0.99, 1.005, 1.0),
+        "q8_0": _limits(0.005, 0.98, 1.01, 1.0),
+        "q6_k": _limits(0.015, 0.965, 1.02, 1.0),
+        "q5_k_m": _limits(0.03, 0.95, 1.035, 1.5),
+        "q5_k_s": _limits(0.035, 0.945, 1.04, 1.5),
+        "q5_0": _limits(0.04, 0.94, 1.045, 1.5),
+        "q4_k_m": _limits(0.08, 0.92, 1.08, 2.0),
+        "q4_k_s": _limits(0.1, 0.91, 1.1, 2.0),
+        "q4_0": _limits(0.13, 0.9, 1.13, 2.0),
+        "iq4_nl": _limits(0.13, 0.9, 1.13, 2.0),
+        "iq4_xs": _limits(0.14, 0.895, 1.14, 2.0),
+        "q3_k_l": _limits(0.2, 0.87, 1.2, 3.0),
+        "q3_k_m": _limits(0.25, 0.855, 1.25, 3.0),
+        "q3_k_s": _limits(0.4, 0.82, 1.45, 4.0),
+        "iq3_xxs": _limits(0.45, 0.81, 1.5, 4.0),
+        "q2_k": _limits(0.6, 0.78, 1.7, 5.0),
+        "iq2_m": _limits(0.65, 0.77, 1.8, 5.0),
+        "q2_k_s": _limits(0.7, 0.76, 1.9, 5.0),
+        "iq2_s": _limits(0.8, 0.74, 2.0, 5.5),
+        "iq2_xs": _limits(0.9, 0.72, 2.2, 6.0),
+        "iq2_xxs": _limits(1.1, 0.68, 2.6, 7.0),
+        "iq1_m": _limits(1.4, 0.62, 3.5, 8.0),
+        "iq1_s": _limits(1.7, 0.58, 4.5, 10.0),
     }
 
 
@@ -296,20 +349,33 @@ class GatePart(_Part):
     quant: dict[Quant, QuantLimits] = Field(
         default_factory=_default_quant_limits, description="Limits per GGUF type; a type left out keeps its default."
     )
+    onnx: dict[OnnxPrecision, QuantLimits] = Field(
+        default_factory=_default_onnx_limits,
+        description="Limits per ONNX precision; one left out keeps its default.",
+    )
 
     served: ServedLimits = Field(ServedLimits(), description="An endpoint beside the artifact it claims to be.")
 
     @model_validator(mode="before")
     @classmethod
     def _keep_defaults(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("quant"), dict):
-            defaults = {name: limits.model_dump() for name, limits in _default_quant_limits().items()}
-            given = {
-                name: {**defaults.get(name, {}), **limits} if isinstance(limits, dict) else limits
-                for name, limits in values["quant"].items()
-            }
-            return {**values, "quant": {**defaults, **given}}
-        return values
+        if not isinstance(values, dict):
+            return values
+        filled: dict[str, Any] = {}
+        for key, known in (("quant", _default_quant_limits()), ("onnx", _default_onnx_limits())):
+            if isinstance(values.get(key), dict):
+                defaults = {str(name): limits.model_dump() for name, limits in known.items()}
+                given = {
+                    name: {**defaults.get(name, {}), **limits} if isinstance(limits, dict) else limits
+                    for name, limits in values[key].items()
+                }
+                filled[key] = {**defaults, **given}
+        return {**values, **filled}
+
+    def limits_of(self, kind: str, storage: str | None) -> QuantLimits | None:
+        """The limits of an export: `storage` is a GGUF type, or an ONNX precision."""
+        known: dict[Any, QuantLimits] = self.onnx if kind == "onnx" else self.quant
+        return known.get(storage)
 
 
 class Recipe(_Part):
@@ -327,13 +393,23 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _made_and_required(self) -> Recipe:
-        quants = self.export.gguf.quants
+        gguf, onnx = self.export.gguf, self.export.onnx
+        quants = gguf.quants if gguf else []
+        precisions = onnx.precisions if onnx else []
         if len(set(quants)) != len(quants):
             raise ValueError("export.gguf.quants names a type twice")
-        unweighed = [quant for quant in quants if quant in NEED_IMATRIX and not self.export.gguf.imatrix]
+        if len(set(precisions)) != len(precisions):
+            raise ValueError("export.onnx.precisions names a precision twice")
+        unweighed = [quant for quant in quants if quant in NEED_IMATRIX and gguf and not gguf.imatrix]
         if unweighed:
             raise ValueError(f"{', '.join(unweighed)} cannot be made without export.gguf.imatrix: true")
-        never = [label for label in self.gate.require if label not in ("merged", *quants)]
+        if self.train.method == "full" and "merged" in self.gate.require:
+            raise ValueError(
+                "gate.require names merged, but with train.method: full the model is what was trained, and nothing is "
+                "merged that could be proven; require what is exported from it"
+            )
+        made = ("merged", *quants, *(ONNX_LABEL + precision for precision in precisions))
+        never = [label for label in self.gate.require if label not in made]
         if never:
             raise ValueError(f"gate.require names what is never made: {', '.join(never)}")
         return self
@@ -388,11 +464,10 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
-            elif part == "quant":
-                model = QuantLimits
+            for annotation in (model.model_fields[part].annotation, *get_args(model.model_fields[part].annotation)):
+                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                    model = annotation
+                    break
     return list(model.model_fields)
 
 

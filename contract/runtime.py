@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from contract.prompt import Message
 
@@ -22,6 +22,24 @@ class GenerateParams:
     seed: int = 0
     ignore_stop: bool = False  # for speed figures at a fixed output length only
     stop: tuple[str, ...] = ()  # further stop strings, cut off from the text
+    # as transformers' GenerationConfig has them
+    num_beams: int = 1
+    length_penalty: float = 1.0  # beams only
+    early_stopping: bool = False  # beams only
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+
+    @property
+    def plain_greedy(self) -> bool:
+        """Is every token the likeliest one by the model's own logits?"""
+        rules = self.repetition_penalty == 1 and not self.no_repeat_ngram_size and not self.min_new_tokens
+        return self.num_beams == 1 and self.temperature == 0 and rules
+
+    @classmethod
+    def recorded(cls, details: Mapping[str, Any]) -> GenerateParams:
+        """How the summaries of an artifact are written, from its details; the defaults where nobody recorded any."""
+        return cls(**details.get("generate", {}))
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,11 @@ class Completion:
 class Runtime(Protocol):
     """An artifact, loaded. Made by `runtimes.load_runtime`."""
 
-    engine: str  # "torch" or "llama.cpp"
+    engine: str  # "torch", "llama.cpp" or "onnxruntime"
     vocab_size: int
     context_length: int
+    # encoder-decoder models: the most tokens of an answer, which takes no room from the prompt; None: they share it
+    target_length: int | None
     bos_id: int | None
     stop_ids: frozenset[int]  # every id that ends generation
 
@@ -68,7 +88,8 @@ class Runtime(Protocol):
         """One completion per prompt, in order, many at once.
 
         Raises:
-            AssayError: a prompt leaves no room in the context for one new token.
+            AssayError: a prompt leaves no room in the context for one new token, or the engine does not do what the
+                params ask for.
         """
         ...
 
@@ -86,4 +107,24 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+        ...
+
+
+@runtime_checkable
+class WritesAndScores(Protocol):
+    """A runtime that can write completions and score other targets behind the same prompts at once."""
+
+    shares_prompts: bool  # of this model
+
+    def write_and_score(
+        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], params: GenerateParams
+    ) -> Iterator[tuple[int, Completion, np.ndarray, np.ndarray]]:
+        """In any order: index, what `generate` writes, and two blocks of float32 logits as `score` gives them.
+
+        The first block is of the target, [len(target), vocab_size]; the second of the completion, one row for each of
+        its tokens and one for the stop id where it ended by itself.
+
+        Raises:
+            AssayError: as `generate` and `score`; or the model cannot (`shares_prompts`).
+        """
         ...

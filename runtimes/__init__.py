@@ -6,7 +6,8 @@ import sys
 from typing import Literal
 
 from contract.artifact import Artifact
-from contract.errors import AssayError
+from contract.artifact_prompt import gguf_string
+from contract.errors import AssayError, NoEngineError
 from contract.runtime import Runtime
 
 Weights = Literal["w16", "nf4"]
@@ -23,8 +24,9 @@ def load_runtime(
     context_length: int | None = None,
     kv_dtype: KvDtype = "f16",
     parallel: int = 8,
+    provider: str | None = None,
 ) -> Runtime:
-    """Load an artifact into the engine that runs its kind: torch in float32, or llama.cpp.
+    """Load an artifact into the engine that runs its kind: torch in float32, llama.cpp or onnxruntime.
 
     Args:
         artifact: from `open_artifact`.
@@ -35,6 +37,7 @@ def load_runtime(
         context_length: fewer tokens than the model was made for; None takes the model's own.
         kv_dtype: llama.cpp only: dtype of the key-value cache (torch's is always float32).
         parallel: sequences run side by side at most.
+        provider: onnxruntime only: the execution provider, "cpu" or "cuda". None takes ASSAY_ONNX_PROVIDER, else "cpu".
 
     Raises:
         AssayError: the artifact's kind cannot be run, its files do not make a model, or its engine is not installed.
@@ -45,12 +48,14 @@ def load_runtime(
     match artifact.kind:
         case "merged" | "adapter":
             try:
+                from runtimes.torch_load import runs_encoder_decoder
                 from runtimes.torch_ref import TorchRuntime
+                from runtimes.torch_seq2seq import TorchSeq2SeqRuntime
             except ModuleNotFoundError as error:
                 raise _not_installed(artifact, error, "eval") from None
             if merge_dtype is not None and artifact.kind != "adapter":
                 raise AssayError("merge_dtype is for adapters only", where=str(artifact.path), got=artifact.kind)
-            torch_runtime = TorchRuntime(
+            torch_runtime = (TorchSeq2SeqRuntime if runs_encoder_decoder(artifact) else TorchRuntime)(
                 artifact,
                 threads=threads,
                 base_weights=base_weights,
@@ -58,33 +63,47 @@ def load_runtime(
                 context_length=context_length,
                 parallel=parallel,
             )
-            runtime, plain = torch_runtime, torch_runtime.chat.plain
+            runtime = torch_runtime
+            plain = isinstance(torch_runtime, TorchRuntime) and torch_runtime.chat.plain
         case "gguf":
             if base_weights is not None or merge_dtype is not None:
                 raise AssayError(
                     "base_weights and merge_dtype are for model folders, not for a .gguf", where=str(artifact.path)
                 )
+            path = artifact.gguf_path
             try:
                 from runtimes.llama_cpp import LlamaCppRuntime
+                from runtimes.llama_t5 import ARCHITECTURE, LlamaT5Runtime
             except ModuleNotFoundError as error:
                 raise _not_installed(artifact, error, "serve") from None
-            llama_runtime = LlamaCppRuntime(
-                artifact.gguf_path, threads=threads, context_length=context_length, kv_dtype=kv_dtype, parallel=parallel
-            )
-            runtime, plain = llama_runtime, llama_runtime.chat.plain
+            if gguf_string(path, "general.architecture") == ARCHITECTURE:
+                runtime = LlamaT5Runtime(path, threads=threads, context_length=context_length, kv_dtype=kv_dtype)
+                plain = False
+            else:
+                llama_runtime = LlamaCppRuntime(
+                    path, threads=threads, context_length=context_length, kv_dtype=kv_dtype, parallel=parallel
+                )
+                runtime, plain = llama_runtime, llama_runtime.chat.plain
         case "gguf-lora":
-            raise AssayError(
+            raise NoEngineError(
                 "a LoRA adapter in GGUF form cannot run by itself",
                 where=str(artifact.path),
                 hint="open the PEFT adapter it was made from, or export the merged model: "
                 "assay export gguf ADAPTER --out DIR",
             )
         case "onnx":
-            raise AssayError(
-                "there is no engine for ONNX here yet",
-                where=str(artifact.path),
-                hint="open the merged folder or the .gguf of the same model",
+            if base_weights is not None or merge_dtype is not None:
+                raise AssayError(
+                    "base_weights and merge_dtype are for model folders, not for ONNX", where=str(artifact.path)
+                )
+            try:
+                from runtimes.onnx_rt import OnnxRuntime
+            except ModuleNotFoundError as error:
+                raise _not_installed(artifact, error, "cpu") from None
+            onnx_runtime = OnnxRuntime(
+                artifact, threads=threads, provider=provider, context_length=context_length, parallel=parallel
             )
+            runtime, plain = onnx_runtime, onnx_runtime.chat is not None and onnx_runtime.chat.plain
     if plain:
         print(
             f"note: {artifact.name} has no chat template of its own; the plain completion format is used",
@@ -94,7 +113,7 @@ def load_runtime(
 
 
 def _not_installed(artifact: Artifact, error: ModuleNotFoundError, extra: str) -> AssayError:
-    return AssayError(
+    return NoEngineError(
         f"the engine for this artifact is not installed: no module named {error.name}",
         where=str(artifact.path),
         hint=f"in Assay's checkout: pip install -e '.[{extra}]'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 
 from contract.errors import AssayError
 from contract.runtime import Completion, GenerateParams
+from runtimes.logits_rules import LogitsRules, TargetFormat, nucleus
 
 Decode = Callable[[Sequence[int]], str]
 _BROKEN = "\ufffd"  # what a decoder writes for the first bytes of a character whose other bytes are still to come
@@ -26,13 +28,17 @@ class Answer:
         end_ids: frozenset[int],
         context_length: int,
         decode: Decode,
+        target: TargetFormat | None = None,
     ) -> None:
+        """`target`: of an encoder-decoder model, whose answer takes no room from the prompt."""
         self.prompt = prompt
         self.ids: list[int] = []
         self.stop: Literal["eos", "length"] | None = None
         self._params, self._decode = params, decode
         self._end_ids = frozenset[int]() if params.ignore_stop else end_ids
-        self._most = min(params.max_new_tokens, context_length - len(prompt))
+        self._most = min(params.max_new_tokens, target.most_tokens if target else context_length - len(prompt))
+        before = [target.start_id] if target else prompt
+        self.rules = LogitsRules(params, self._end_ids, before, target, self._most)
         self._random = np.random.default_rng(params.seed) if params.temperature > 0 else None
         self._shown = 0
         self._text: str | None = None  # set where a stop string cut it
@@ -43,6 +49,11 @@ class Answer:
     def most_tokens(self) -> int:
         """Cells of the key-value cache it can come to need, prompt included."""
         return len(self.prompt) + self._most
+
+    @property
+    def most_new_tokens(self) -> int:
+        """Where it ends at the latest."""
+        return self._most
 
     def start_clock(self) -> None:
         """Times count from here."""
@@ -55,7 +66,7 @@ class Answer:
         if self._first_token_ms == 0.0:
             self._first_token_ms = self._total_ms
         if token in self._end_ids:
-            self.stop = "eos"
+            self.stop = "length" if self.rules.forces_end(len(self.ids)) else "eos"
             return token
         self.ids.append(token)
         if self._params.stop and not self._params.ignore_stop:
@@ -85,26 +96,24 @@ class Answer:
         return Completion(tuple(self.ids), text, self.stop, len(self.prompt), self._first_token_ms, self._total_ms)
 
     def _choose(self, logits: np.ndarray) -> int:
-        if not np.isfinite(logits.max()):
+        likeliest = int(logits.argmax())
+        if not math.isfinite(logits[likeliest]):
             raise AssayError(
                 "the model's logits are not finite, so nothing can be generated",
                 hint="its weights are damaged or overflowed: export it again, in another dtype",
             )
+        if self.rules.idle and self._random is None:
+            return likeliest
+        scores = self.rules.apply(logits, self.ids)
         if self._random is None:
-            return int(logits.argmax())
-        scaled = (logits.astype(np.float64) - float(logits.max())) / self._params.temperature
-        order = np.argsort(-scaled, kind="stable")
-        weights = np.exp(scaled[order])
-        summed = np.cumsum(weights)
-        # nucleus: the fewest tokens whose probabilities reach top_p together (Holtzman et al. 2020)
-        kept = int(np.searchsorted(summed, self._params.top_p * summed[-1])) + 1
-        kept = min(kept, len(summed))
-        drawn = np.searchsorted(summed[:kept], self._random.random() * summed[kept - 1], side="right")
-        return int(order[min(int(drawn), kept - 1)])
+            return int(scores.argmax())
+        order, summed = nucleus(scores, self._params.temperature, self._params.top_p)
+        drawn = np.searchsorted(summed, self._random.random() * summed[-1], side="right")
+        return int(order[min(int(drawn), len(order) - 1)])
 
 
-def check_params(params: GenerateParams) -> None:
-    """Raise where the params make no sense."""
+def check_params(params: GenerateParams, *, beams: bool = False) -> None:
+    """Raise where the params make no sense, or (without `beams`) where they ask for beam search."""
     if params.max_new_tokens < 1:
         raise AssayError("max_new_tokens must be at least 1", got=str(params.max_new_tokens))
     if params.temperature < 0 or not 0 < params.top_p <= 1:
@@ -114,6 +123,29 @@ def check_params(params: GenerateParams) -> None:
         )
     if "" in params.stop:
         raise AssayError("a stop string must not be empty")
+    if params.repetition_penalty <= 0 or min(params.no_repeat_ngram_size, params.min_new_tokens) < 0:
+        raise AssayError(
+            "repetition_penalty must be over 0, no_repeat_ngram_size and min_new_tokens not negative",
+            got=f"{params.repetition_penalty}, {params.no_repeat_ngram_size}, {params.min_new_tokens}",
+        )
+    if params.num_beams != 1:
+        _check_beams(params, beams)
+
+
+def _check_beams(params: GenerateParams, beams: bool) -> None:
+    if params.num_beams < 1:
+        raise AssayError("num_beams must be at least 1", got=str(params.num_beams))
+    if not beams:
+        raise AssayError(
+            "this engine does no beam search",
+            got=f"num_beams={params.num_beams}",
+            hint="set generate.num_beams to 1, or run an ONNX artifact",
+        )
+    if params.temperature > 0 or params.stop or params.ignore_stop:
+        raise AssayError(
+            "beam search goes neither with sampling nor with stop strings nor with ignored stop tokens",
+            got=f"temperature={params.temperature}, stop={params.stop}, ignore_stop={params.ignore_stop}",
+        )
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], context_length: int, vocab_size: int) -> None:
@@ -129,7 +161,7 @@ def check_prompts(prompts: Sequence[Sequence[int]], context_length: int, vocab_s
                 got=f"{len(prompt)} tokens",
                 hint="shorten the document, or load the model with a longer context",
             )
-        _check_ids(prompt, vocab_size, f"prompt {index}")
+        check_ids(prompt, vocab_size, f"prompt {index}")
 
 
 def check_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], context_length: int, vocab_size: int) -> None:
@@ -145,10 +177,11 @@ def check_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], context_le
                 got=f"{len(prompt)} + {len(target)} tokens",
                 hint="shorten the document, or load the model with a longer context",
             )
-        _check_ids([*prompt, *target], vocab_size, f"pair {index}")
+        check_ids([*prompt, *target], vocab_size, f"pair {index}")
 
 
-def _check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:
+def check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:
+    """Raise where the model does not know an id."""
     if min(ids) < 0 or max(ids) >= vocab_size:
         wrong = next(i for i in ids if not 0 <= i < vocab_size)
         raise AssayError(

@@ -10,7 +10,12 @@ from typing import Any
 
 import llama_cpp.llama_cpp as api
 
-from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_SPARED_SPACE_KEY
+from contract.artifact_prompt import (
+    GGUF_COMPOSES_KEY,
+    GGUF_MERGES_SPACES_KEY,
+    GGUF_SPARED_SPACE_KEY,
+    merged_spaces,
+)
 from contract.errors import AssayError
 from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 
@@ -32,6 +37,7 @@ class GgufVocab:
         self._pieces: dict[int, bytes] = {}
         self._composes = self.metadata(GGUF_COMPOSES_KEY) == "true"
         self._spares_space = self.metadata(GGUF_SPARED_SPACE_KEY) == "true"
+        self._merges_spaces = self.metadata(GGUF_MERGES_SPACES_KEY) == "true"
         self.bos_id = self._bos_id()
         declared = [self._declared(key) for key in _STOP_KEYS]
         self.stop_ids = frozenset(i for i in declared if i is not None)
@@ -73,6 +79,8 @@ class GgufVocab:
     def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         if self._composes:
             text = unicodedata.normalize("NFC", text)
+        if self._merges_spaces:
+            text = merged_spaces(text)
         if self._spares_space and len(text) > 1 and text[0] in " ▁":
             text = text[1:]  # llama.cpp puts it there again
         try:

@@ -26,6 +26,7 @@ class LlamaCppRuntime:
     """A .gguf file. See `contract.runtime.Runtime`. Not thread-safe: one call at a time."""
 
     engine = "llama.cpp"
+    target_length: int | None = None
 
     def __init__(self, path: Path, *, threads: int, context_length: int | None, kv_dtype: str, parallel: int) -> None:
         self._model = load_model(path)

@@ -29,11 +29,15 @@ def _keep_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
         _log.append(text.decode("utf-8", errors="replace").strip())
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path, *, encoder: bool = False) -> Any:
     """A llama_model pointer, memory-mapped, on the CPU, its tensors validated.
 
+    Args:
+        path: the .gguf.
+        encoder: has the model an encoder beside its decoder?
+
     Raises:
-        AssayError: the file is truncated or damaged, or llama.cpp does not know the architecture.
+        AssayError: the file is truncated or damaged, llama.cpp does not know the architecture, or its kind is another.
     """
     api.llama_backend_init()
     api.llama_log_set(_keep_log, ctypes.c_void_p(0))
@@ -50,9 +54,9 @@ def load_model(path: Path) -> Any:
             got=said[0] if said else "no reason",
             hint="is it complete? assay inspect compares it with its manifest",
         )
-    if api.llama_model_has_encoder(model):
+    if api.llama_model_has_encoder(model) != encoder or not api.llama_model_has_decoder(model):
         api.llama_model_free(model)
-        raise AssayError("the file holds an encoder-decoder model, which is not run here", where=str(path))
+        raise AssayError("the file holds a model of a kind that is not run here", where=str(path))
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
 
 if TYPE_CHECKING:
     import torch
@@ -36,20 +36,41 @@ def dequantized_nf4(weight: torch.Tensor, double_quant: bool, block_size: int = 
     return values.reshape(weight.shape).to(weight.dtype)
 
 
-def put_on_nf4(
-    model: torch.nn.Module, output: torch.nn.Module | None, double_quant: bool, block_size: int = BLOCK_SIZE
-) -> list[str]:
-    """Replace the weight of every linear layer but `output` (the lm_head) by its NF4 value, in place.
+def nf4_layers(model: torch.nn.Module, output: torch.nn.Module | None) -> dict[str, torch.nn.Linear]:
+    """The layers that QLoRA training keeps in NF4, by name: linear, not `output` (the lm_head).
 
-    Returns:
-        The names of the layers changed.
+    Those that transformers keeps in float32 whatever is asked for (T5's feed-forward wo) stay as they are there, too.
     """
     import torch
 
-    changed = []
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not output:
-            with torch.no_grad():
-                module.weight.copy_(dequantized_nf4(module.weight, double_quant, block_size))
-            changed.append(name)
-    return changed
+    kept = getattr(model, "_keep_in_fp32_modules", None) or ()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output and name.rpartition(".")[2] not in kept
+    }
+
+
+def put_on_nf4(
+    model: torch.nn.Module, output: torch.nn.Module | None, double_quant: bool, block_size: int = BLOCK_SIZE
+) -> list[str]:
+    """Replace the weight of every layer of `nf4_layers` by its NF4 value, in place.
+
+    Returns:
+        The names of the layers changed.
+
+    Raises:
+        AssayError: the model has Conv1D layers (GPT-2), whose weights are stored [in, out] and have no NF4 form here.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    if stored_turned := [name for name, module in model.named_modules() if isinstance(module, Conv1D)]:
+        raise AssayError(
+            "Conv1D layers have no NF4 form here", got=listed(stored_turned, 3), hint="take the 16-bit base, W16"
+        )
+    layers = nf4_layers(model, output)
+    with torch.no_grad():
+        for module in layers.values():
+            module.weight.copy_(dequantized_nf4(module.weight, double_quant, block_size))
+    return list(layers)

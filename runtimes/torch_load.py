@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import warnings
@@ -16,17 +15,17 @@ import torch
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
-from contract.model_folder import read_json, resolve_model
+from contract.model_folder import is_encoder_decoder, read_json, resolve_model
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
 from runtimes.peft_keys import MERGEABLE_TYPES, parse_key
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal language model, float32, in evaluation mode, and the folders its words come from."""
+    """A language model, float32, in evaluation mode, and the folders its words come from."""
 
     model: Any  # a transformers PreTrainedModel
     folder: Path  # tokenizer and template
@@ -79,7 +78,14 @@ def load_adapter(artifact: Artifact, *, base_weights: str | None, merge_dtype: s
     return Loaded(adapted.get_base_model().float().eval(), words, base_folder)
 
 
-def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
+def runs_encoder_decoder(artifact: Artifact) -> bool:
+    """Is the model, or the base of the adapter, of the encoder-decoder kind?"""
+    if artifact.kind != "adapter":
+        return is_encoder_decoder(artifact.folder)
+    return is_encoder_decoder(_named_base(artifact, read_json(artifact.folder / "adapter_config.json")))
+
+
+def _named_base(artifact: Artifact, config: dict[str, Any]) -> Path:
     parent = artifact.parent("base")
     reference = parent.path if parent else config.get("base_model_name_or_path")
     if not reference:
@@ -88,7 +94,12 @@ def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
             where=str(artifact.folder / "adapter_config.json"),
             expected="base_model_name_or_path",
         )
-    base = resolve_model(reference, config.get("revision"))
+    return resolve_model(reference, config.get("revision"))
+
+
+def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
+    parent = artifact.parent("base")
+    base = _named_base(artifact, config)
     if parent and open_artifact(base).digest != parent.digest:
         raise AssayError(
             "the base is not the one the adapter was trained on",
@@ -102,11 +113,10 @@ def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
 
 def _load_base(folder: Path) -> Any:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = read_json(folder / "config.json")
-    if config.get("is_encoder_decoder"):
-        raise AssayError("not a causal language model", where=str(folder), got=str(config.get("model_type")))
+    both = bool(config.get("is_encoder_decoder"))
     if config.get("quantization_config"):
         raise AssayError(
             "the folder says its weights are quantized; the reference runs on plain weights",
@@ -115,11 +125,11 @@ def _load_base(folder: Path) -> Any:
             hint="use the 16-bit model, or remove a stale quantization_config",
         )
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            attn_implementation=None if both else "sdpa",  # T5 has no other than its own
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
@@ -238,7 +248,7 @@ def _merged(adapted: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise AssayError("the adapter cannot be merged", where=str(folder), got=str(error)) from None
     overflown = []
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in model.state_dict().items():  # what is stored: BART's final_logits_bias is no parameter
             weight.copy_(weight.to(dtype).float())
             if not torch.isfinite(weight).all():
                 overflown.append(name)
@@ -247,15 +257,19 @@ def _merged(adapted: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def context_of(folder: Path) -> int:
-    """The context a model folder was made for, in tokens."""
-    config = read_json(folder / "config.json")
-    length = config.get("max_position_embeddings", config.get("n_positions"))
-    if not isinstance(length, int):
+def load_tokenizer(loaded: Loaded) -> Any:
+    """transformers' tokenizer of the folder its words come from.
+
+    Raises:
+        AssayError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(loaded.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise AssayError(
-            "the config does not say how long the context is",
-            where=str(folder / "config.json"),
-            expected="max_position_embeddings",
-            got=json.dumps(length),
-        )
-    return length
+            "the tokenizer cannot be loaded",
+            where=str(loaded.folder),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+        ) from None

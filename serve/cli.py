@@ -78,19 +78,19 @@ def serve(
     threads: int,
     context: int | None,
 ) -> None:
-    """Serve a proven GGUF: POST /summarize, POST /v1/chat/completions, GET /v1/models, GET /healthz."""
+    """Serve a proven GGUF or ONNX folder: POST /summarize, POST /v1/chat/completions, GET /v1/models, GET /healthz."""
     from contract.artifact import open_artifact
     from contract.errors import AssayError
     from serve.proof import UnprovenError, refuse_unproven
 
     opened = open_artifact(artifact)
-    if opened.kind != "gguf":
+    if opened.kind not in ("gguf", "onnx"):
         raise AssayError(
-            "only a GGUF is served",
+            "only a GGUF or an ONNX folder is served",
             where=str(artifact),
             got=f"an artifact of kind {opened.kind}",
-            expected="gguf",
-            hint="assay export gguf MODEL --out DIR --quant q4_k_m",
+            expected="gguf or onnx",
+            hint="assay export gguf MODEL --out DIR --quant q4_k_m, or assay export onnx MODEL --out DIR",
         )
     proven = True
     try:

@@ -40,11 +40,6 @@ class Answer:
         }
 
 
-def max_new_tokens_of(artifact: Artifact) -> int:
-    """How long a summary may be: what the recipe said when the artifact was made, else the common default."""
-    return int(artifact.details.get("generate", {}).get("max_new_tokens", GenerateParams.max_new_tokens))
-
-
 def read_document(path: Path) -> str:
     """The text of a file, or of standard input for "-".
 
@@ -60,7 +55,7 @@ def read_document(path: Path) -> str:
 
 
 def summarize(path: Path, document: str, *, max_new_tokens: int | None, threads: int) -> Answer:
-    """The summary of a document, greedy, asked for in the artifact's own words.
+    """The summary of a document, asked for in the artifact's own words and written as its recipe says.
 
     Raises:
         AssayError: the document is empty, or does not fit the context (it is never cut).
@@ -69,8 +64,10 @@ def summarize(path: Path, document: str, *, max_new_tokens: int | None, threads:
         raise AssayError("the document is empty")
     artifact = open_artifact(path, verify=True)
     messages = prompt_of(artifact).messages(document)
-    wanted = max_new_tokens if max_new_tokens is not None else max_new_tokens_of(artifact)
-    return _answer(artifact, lambda runtime: runtime.encode(messages), GenerateParams(wanted), threads)
+    params = GenerateParams.recorded(artifact.details)
+    if max_new_tokens is not None:
+        params = replace(params, max_new_tokens=max_new_tokens)
+    return _answer(artifact, lambda runtime: runtime.encode(messages), params, threads)
 
 
 def generate(path: Path, prompt: str, *, raw: bool, params: GenerateParams, threads: int) -> Answer:
@@ -93,6 +90,6 @@ def _answer(artifact: Artifact, encode: Callable[[Runtime], list[int]], params: 
 
     with closing(load_runtime(artifact, threads=threads)) as runtime:
         ids = encode(runtime)
-        tokens = answer_tokens(len(ids), params.max_new_tokens, runtime.context_length)
+        tokens = answer_tokens(len(ids), params.max_new_tokens, runtime.context_length, runtime.target_length)
         (completion,) = runtime.generate([ids], replace(params, max_new_tokens=tokens))
         return Answer(artifact, runtime.engine, completion)

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
@@ -50,7 +50,7 @@ class Served:
     name: str
     digest: str
     prompt: PromptSpec
-    max_new_tokens: int  # of a summary, where the request names no limit
+    params: GenerateParams  # how its summaries are written, where the request asks for nothing else
     proven: bool
 
 
@@ -83,7 +83,7 @@ def create_app(
     @app.post("/summarize")
     async def summarize(body: SummarizeRequest, request: Request) -> SummarizeResponse:
         job = worker.submit(
-            served.prompt.messages(body.document), body.max_new_tokens or served.max_new_tokens, GenerateParams()
+            served.prompt.messages(body.document), body.max_new_tokens or served.params.max_new_tokens, served.params
         )
         begun, completion = await _finish(job, request)
         return SummarizeResponse(
@@ -105,7 +105,8 @@ def create_app(
             hint = did_you_mean(body.model or "", [served.name]) or f'this server has "{served.name}"'
             text = f'no model "{body.model}" here; {hint}'
             return JSONResponse(error_body(text, "model_not_found", param="model"), 404)
-        params = GenerateParams(
+        params = replace(
+            GenerateParams() if body.temperature else served.params,
             temperature=body.temperature or 0.0,
             top_p=body.top_p or 1.0,
             stop=body.stop_strings,

@@ -1,4 +1,4 @@
-"""From a GGUF to a running server: bind, load, serve, and free everything at the end."""
+"""From an artifact to a running server: bind, load, serve, and free everything at the end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from contract.api_key import read_api_key
 from contract.artifact import Artifact
 from contract.artifact_prompt import prompt_of
+from contract.runtime import GenerateParams
 from runtimes import load_runtime
-from serve.once import max_new_tokens_of
 from serve.server import Served, create_app, open_socket, run
 from serve.worker import Worker
 
@@ -30,7 +30,8 @@ def start(
         AssayError: the address is taken, the key file is unusable, or the model cannot be loaded.
     """
     api_key = read_api_key(api_key_file) if api_key_file else None
-    served = Served(artifact.name, artifact.digest, prompt_of(artifact), max_new_tokens_of(artifact), proven)
+    params = GenerateParams.recorded(artifact.details)
+    served = Served(artifact.name, artifact.digest, prompt_of(artifact), params, proven)
     with (
         closing(open_socket(host, port)) as bound,
         closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1)) as runtime,

@@ -1,6 +1,6 @@
 """One thread that owns the runtime: jobs run one after another, a few wait, the event loop never blocks.
 
-llama.cpp contexts are not thread-safe, so every call (tokenizing too) happens in this thread.
+Engines are not thread-safe, so every call (tokenizing too) happens in this thread.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Worker:
         if job.cancelled:
             raise CancelledJobError
         prompt = self._runtime.encode(job.messages)
-        tokens = answer_tokens(len(prompt), job.max_new_tokens, self.context_length)
+        tokens = answer_tokens(len(prompt), job.max_new_tokens, self.context_length, self._runtime.target_length)
         job.put(Started(len(prompt), wait_ms))
         for event in self._runtime.stream(prompt, replace(job.params, max_new_tokens=tokens)):
             if job.cancelled:

@@ -23,7 +23,9 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_are_valid(path: Path) -> None:
     recipe = load_recipe(path)
-    assert set(recipe.gate.require) <= {"merged", *recipe.export.gguf.quants}
+    gguf, onnx = recipe.export.gguf, recipe.export.onnx
+    made = [*(gguf.quants if gguf else []), *(f"onnx-{name}" for name in (onnx.precisions if onnx else []))]
+    assert set(recipe.gate.require) <= {"merged", *made}
 
 
 def test_unknown_keys_get_the_nearest_known_one(tmp_path: Path) -> None:
@@ -49,6 +51,7 @@ def test_unknown_keys_get_the_nearest_known_one(tmp_path: Path) -> None:
         ("name: x\nmodel: {base: b}\ntrain: {batch_size: 0}\n", "train.batch_size"),
         ("name: x\nmodel: {base: b}\nprompt: {user: hello}\n", "{document} exactly once"),
         ("name: x\nmodel: {base: b}\nexport: {gguf: {quants: [q9]}}\n", "export.gguf.quants"),
+        ("name: x\nmodel: {base: b}\nexport: {onnx: {precision: [int8]}}\n", 'did you mean "precisions"?'),
         ("- 1\n", "not a mapping"),
         ("a: [\n", "not YAML"),
     ],
@@ -78,6 +81,22 @@ def test_partial_limits_keep_the_other_defaults(tmp_path: Path) -> None:
     assert recipe.gate.quant["q4_k_m"].max_kl_nats > 0
 
 
+def test_a_recipe_may_make_onnx_alone(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        written(
+            tmp_path,
+            "name: x\nmodel: {base: b}\nexport: {gguf: null, onnx: {precisions: [fp32, int8]}}\n"
+            "gate: {require: [merged, onnx-int8], onnx: {int8: {max_kl_nats: 0.5}}}\n",
+        )
+    )
+    assert recipe.export.gguf is None
+    limits = recipe.gate.limits_of("onnx", "int8")
+    assert limits is not None
+    assert (limits.max_kl_nats, limits.max_rouge_l_loss) == (0.5, 1.5)
+    assert recipe.gate.limits_of("onnx", "q8_0") is None
+    assert recipe.gate.limits_of("gguf", "q8_0") is recipe.gate.quant["q8_0"]
+
+
 def test_the_digest_of_a_part_ignores_the_others(tmp_path: Path) -> None:
     one = load_recipe(written(tmp_path, "name: x\nmodel: {base: b}\n"))
     two = load_recipe(written(tmp_path, "name: x\nmodel: {base: b}\ngate: {max_eos_rate_loss: 0.2}\n"))
@@ -94,6 +113,9 @@ def test_the_reference_page_is_the_schemas() -> None:
     [
         ("export: {gguf: {quants: [f16, f16]}}\n", "names a type twice"),
         ("gate: {require: [merged, q4km]}\n", "what is never made: q4km"),
+        ("export: {onnx: {precisions: [int8, int8]}}\n", "names a precision twice"),
+        ("gate: {require: [merged, onnx-int8]}\n", "what is never made: onnx-int8"),
+        ("export: {gguf: null}\n", "what is never made: q4_k_m"),
         ("train: {epochs: .inf}\n", "train.epochs"),
     ],
 )

@@ -16,6 +16,7 @@ class FakeRuntime:
     """Answers every prompt with `answer`, a character at a time; a prompt is one id per character."""
 
     engine = "fake"
+    target_length: int | None = None
     vocab_size = 1 << 21
     bos_id: int | None = 1
     stop_ids = frozenset({0})

@@ -239,7 +239,7 @@ def test_what_cannot_be_served_is_refused_clearly(q4: Artifact, llama_folder: Pa
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for arguments, says in (
-            ((llama_folder,), "only a GGUF is served"),
+            ((llama_folder,), "only a GGUF or an ONNX folder is served"),
             ((q4.path, "--api-key-file", tmp_path / "empty.key"), "must hold one key"),
             ((q4.path, "--api-key-file", tmp_path / "none.key"), "cannot be read"),
             ((q4.path, "--port", taken.getsockname()[1]), "address cannot be served on"),

@@ -14,11 +14,12 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from contract.prompt import PromptSpec
+from contract.runtime import GenerateParams
 from serve.server import Served, create_app, open_socket
 from serve.worker import Worker
 from tests.serve.fake import FakeRuntime
 
-SERVED = Served("tiny-q4_k_m", "d" * 64, PromptSpec(user="Sum up: {document}"), 40, proven=True)
+SERVED = Served("tiny-q4_k_m", "d" * 64, PromptSpec(user="Sum up: {document}"), GenerateParams(40), proven=True)
 
 
 class House:

@@ -1,0 +1,77 @@
+"""Writing with any decoder that begins, steps and keeps rows: greedy or sampled answers, and beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from runtimes.answer import Answer
+from runtimes.beam import BeamSearch
+
+_COMPACT_BELOW = 0.75  # share of rows still running under which the finished ones are dropped from the batch
+
+
+class Decoder(Protocol):
+    """Sequences that run through a model together, one per row."""
+
+    def begin(self, prompts: Sequence[Sequence[int]], most: int) -> np.ndarray:
+        """Read the prompts, with room for `most` tokens each; the first tokens' logits, float32 [rows, vocab_size]."""
+        ...
+
+    def step(self, tokens: Sequence[int]) -> np.ndarray:
+        """Feed one token per row; the next ones' logits, which the next step may overwrite."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order, some perhaps several times."""
+        ...
+
+
+def write(decoder: Decoder, answers: Sequence[Answer]) -> Iterator[None]:
+    """Give every answer its next token, yield, and again until all are over."""
+    for answer in answers:
+        answer.start_clock()
+    rows = list(answers)
+    logits = decoder.begin([answer.prompt for answer in rows], max(answer.most_new_tokens for answer in rows))
+    while True:
+        tokens = [answer.take(row) if answer.stop is None else 0 for answer, row in zip(rows, logits, strict=True)]
+        yield
+        running = [row for row, answer in enumerate(rows) if answer.stop is None]
+        if not running:
+            return
+        if len(running) <= _COMPACT_BELOW * len(rows):
+            decoder.keep(running)
+            rows, tokens = [rows[row] for row in running], [tokens[row] for row in running]
+        logits = decoder.step(tokens)
+
+
+def search(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], searches: Sequence[BeamSearch], beams: int, most: int
+) -> None:
+    """Run the beams of several prompts side by side until every search is over; those that are leave the batch.
+
+    Args:
+        decoder: with nothing in it that is still needed.
+        prompts: one per search.
+        searches: none of them begun.
+        beams: rows per search.
+        most: new tokens at most, of any search.
+    """
+    logits = np.repeat(decoder.begin(prompts, most), beams, axis=0)
+    decoder.keep([row for row in range(len(prompts)) for _ in range(beams)])
+    running = list(searches)
+    while True:
+        rows, tokens = [], []
+        for number, one in enumerate(running):
+            first = number * beams
+            parents = one.advance(logits[first : first + beams])
+            if not one.over:
+                rows += [first + parent for parent in parents]
+                tokens += one.tokens
+        running = [one for one in running if not one.over]
+        if not running:
+            return
+        decoder.keep(rows)
+        logits = decoder.step(tokens)

@@ -1,0 +1,182 @@
+"""Opening ONNX graphs in onnxruntime on the execution provider asked for, and what their key-value caches look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from contract.errors import AssayError, listed
+
+Provider = Literal["cpu", "cuda"]
+PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_PAST, _PRESENT = "past_key_values.", "present."
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One key or value tensor of the cache: [rows, heads, cells, size]."""
+
+    past: str  # the input's name
+    present: str  # the output's
+    heads: int
+    size: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A session, and the names and types of what goes in and comes out."""
+
+    session: onnxruntime.InferenceSession
+    path: Path
+    inputs: Mapping[str, Any]  # name -> NodeArg
+    outputs: Mapping[str, Any]
+
+    def past(self) -> list[CacheEntry]:
+        """The cache it reads, in the graph's order.
+
+        Raises:
+            AssayError: a tensor of it is not one of four dimensions, heads and size known.
+        """
+        return [self._entry(self.inputs[name], name) for name in self.inputs if name.startswith(_PAST)]
+
+    def presents(self) -> list[CacheEntry]:
+        """The cache it writes."""
+        return [
+            self._entry(self.outputs[name], _PAST + name.removeprefix(_PRESENT))
+            for name in self.outputs
+            if name.startswith(_PRESENT)
+        ]
+
+    def vocab_size(self) -> int:
+        """The last dimension of its logits."""
+        size = self.outputs["logits"].shape[-1]
+        if not isinstance(size, int):
+            raise AssayError("the graph does not say how many ids its logits have", where=str(self.path), got=str(size))
+        return size
+
+    def dtype_of(self, output: str) -> np.dtype[Any]:
+        """The dtype of an output."""
+        return _dtype(self.outputs[output], self.path)
+
+    def require(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        """Raise where an input or output is missing."""
+        missing = [f"input {name}" for name in inputs if name not in self.inputs]
+        missing += [f"output {name}" for name in outputs if name not in self.outputs]
+        if missing:
+            raise AssayError(
+                "the graph lacks what a language model of this kind has",
+                where=str(self.path),
+                expected=listed(missing),
+                got=f"inputs {listed(self.inputs, 4)}; outputs {listed(self.outputs, 4)}",
+                hint="export it again with its cache: assay export onnx MODEL --out DIR",
+            )
+
+    def _entry(self, argument: Any, past: str) -> CacheEntry:
+        shape = argument.shape
+        if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
+            raise AssayError(
+                "a tensor of the cache has another shape than [rows, heads, cells, size]",
+                where=f"{self.path}: {argument.name}",
+                got=str(shape),
+            )
+        dtype = _dtype(argument, self.path)
+        return CacheEntry(past, _PRESENT + past.removeprefix(_PAST), shape[1], shape[3], dtype)
+
+
+def _dtype(argument: Any, path: Path) -> np.dtype[Any]:
+    if argument.type not in _DTYPES:
+        raise AssayError(
+            "the graph computes in a type that is not run here",
+            where=f"{path}: {argument.name}",
+            expected=" or ".join(_DTYPES),
+            got=argument.type,
+        )
+    return _DTYPES[argument.type]
+
+
+def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
+    """Load one .onnx file.
+
+    Raises:
+        AssayError: there is no such file, onnxruntime cannot load it, or it would run elsewhere than was asked for.
+    """
+    if not path.is_file():
+        raise AssayError(
+            "a graph of the model is missing",
+            where=str(path),
+            hint="copy the whole folder, or export it again: assay export onnx MODEL --out DIR",
+        )
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        raise _elsewhere(path, wanted, listed(onnxruntime.get_available_providers()))
+    try:
+        session = onnxruntime.InferenceSession(str(path), _options(threads), providers=[wanted], enable_fallback=False)
+    except Exception as error:  # onnxruntime raises a dozen classes with no base but this one
+        raise AssayError("onnxruntime cannot load the graph", where=str(path), got=_reason(error)) from None
+    if session.get_providers()[0] != wanted:
+        raise _elsewhere(path, wanted, listed(session.get_providers()))
+    inputs = {argument.name: argument for argument in session.get_inputs()}
+    return Graph(session, path, inputs, {argument.name: argument for argument in session.get_outputs()})
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.enable_mem_pattern = False  # every step has another shape, so a remembered plan is never used again
+    options.log_severity_level = 3
+    return options
+
+
+def _elsewhere(path: Path, wanted: str, there: str) -> AssayError:
+    return AssayError(
+        "the execution provider that was asked for is not there, and no other is taken instead",
+        where=str(path),
+        expected=wanted,
+        got=there,
+        hint="install onnxruntime-gpu in place of onnxruntime, or set ASSAY_ONNX_PROVIDER=cpu",
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    return text.splitlines()[0][:500] if text else type(error).__name__
+
+
+def refuse_unpaired(reads: list[CacheEntry], writes: list[CacheEntry], where: Path) -> None:
+    """Raise unless every tensor of the cache that is read is written by the step before, in the same shape."""
+    written = {entry.past: entry for entry in writes}
+    problems = [f"{entry.past}: nothing writes {entry.present}" for entry in reads if entry.past not in written]
+    problems += [
+        f"{entry.past}: read as {entry.heads} × {entry.size} {entry.dtype}, "
+        f"written as {other.heads} × {other.size} {other.dtype}"
+        for entry in reads
+        if (other := written.get(entry.past)) is not None and other != entry
+    ]
+    read = {entry.past for entry in reads}
+    problems += [f"{entry.present}: nothing reads it" for entry in writes if entry.past not in read]
+    if problems or not reads:
+        raise AssayError(
+            "the cache's inputs and outputs do not belong together",
+            where=str(where),
+            got=listed(problems) or "no input past_key_values.*",
+            hint="export it again with its cache: assay export onnx MODEL --out DIR",
+        )
+
+
+def quantizes_activations(path: Path) -> bool:
+    """Does the graph quantize activations while it runs: one scale for everything in a batch?"""
+    with path.open("rb") as file:
+        tail = b""
+        while block := file.read(1 << 22):
+            if b"DynamicQuantizeLinear" in tail + block:
+                return True
+            tail = block[-32:]
+    return False
