@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
 from contract.model_folder import TOKENIZER_FILES, chat_format, read_json, stop_ids
 from contract.prompt import Message, completion_segments
+from export import clean_seq2seq
 
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 # Left in config.json by training and loading; wrong or meaningless for a stored model.
 _RESIDUE = (
     "_name_or_path",
@@ -64,10 +65,14 @@ class Cleaner:
             Every change, in words.
 
         Raises:
-            AssayError: the tokenizer has more tokens than there are rows, or the generation config stays invalid.
+            AssayError: the tokenizer has tokens without a row that a prompt can hold, or the generation config stays
+                invalid.
         """
+        from export.gguf_tokenizer import tokens_without_row
+
         tokenizer = self.copy_tokenizer()
-        if len(tokenizer) and max(tokenizer.get_vocab().values()) >= rows:
+        beyond = tokens_without_row(tokenizer, chat_format(self.out).template, rows)
+        if beyond is None:
             raise AssayError(
                 "the tokenizer has more tokens than the embeddings have rows",
                 where=str(self.adapter),
@@ -75,9 +80,13 @@ class Cleaner:
                 got=str(len(tokenizer)),
                 hint="train the adapter with its resized embeddings saved (modules_to_save: embed_tokens)",
             )
+        if beyond:
+            self.changes.append(f"tokenizer: {listed(beyond)} kept without an embedding; no prompt can hold them")
         config = self.cleaned_config(read_json(self.base / "config.json"), dtype=dtype, tied=tied, rows=rows)
+        config, moved = self._moved(config) if config.get("is_encoder_decoder") else (config, {})
+        generation = self.generation_config(config, tokenizer, moved)
         _write_json(self.out / "config.json", config)
-        _write_json(self.out / "generation_config.json", self.generation_config(config, tokenizer))
+        _write_json(self.out / "generation_config.json", generation)
         for path in sorted([*self.base.glob("LICENSE*"), *self.base.glob("NOTICE*")]):
             shutil.copyfile(path, self.out / path.name)
         return self.changes
@@ -123,13 +132,29 @@ class Cleaner:
             self.changes.append(f"config.json: {key} {json.dumps(config.get(key))} -> {json.dumps(value)}")
         config[key] = value
 
-    def generation_config(self, config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-        """Base's and adapter's generation configs together: every stop id, a pad id, and no setting that is ignored."""
+    def _moved(self, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        left, moved = clean_seq2seq.moved(config)
+        gone = sorted(set(config) - set(left))
+        self.changes += [f"config.json: {key} moved to generation_config.json" for key in gone]
+        return left, moved
+
+    def generation_config(
+        self, config: dict[str, Any], tokenizer: Any, moved: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Base's and adapter's generation configs together: every stop id, a pad id, and no setting that is ignored.
+
+        Args:
+            config: the cleaned config.json.
+            tokenizer: the merged model's.
+            moved: settings that stood in config.json; those of generation_config.json go before them.
+        """
         name = "generation_config.json"
         base, own = read_json(self.base / name), read_json(self.adapter / name)
-        before = {**base, **own}
+        before = {**(moved or {}), **base, **own}
+        both = bool(config.get("is_encoder_decoder"))
         merged = {key: value for key, value in before.items() if value is not None and key != "_from_model_config"}
-        stops = {*stop_ids(self.base), *stop_ids(self.adapter), tokenizer.eos_token_id, self._closing(tokenizer)}
+        stops = {*stop_ids(self.base), *stop_ids(self.adapter), tokenizer.eos_token_id}
+        stops |= set() if both else {self._closing(tokenizer)}
         known = sorted(stops - {None}, key=lambda stop: (stop != tokenizer.eos_token_id, stop))
         if known:
             merged["eos_token_id"] = known if len(known) > 1 else known[0]
@@ -142,6 +167,9 @@ class Cleaner:
             merged["pad_token_id"] = known[0]
         if not merged.get("do_sample"):
             _drop_where_set(merged, _SAMPLING)
+        if both:
+            merged, notes = clean_seq2seq.checked(merged, config["vocab_size"], str(self.adapter))
+            self.changes += notes
         if merged.get("num_beams", 1) == 1:
             _drop_where_set(merged, _BEAMS)
         self._note_generation(name, before, merged)

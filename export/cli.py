@@ -13,6 +13,7 @@ from contract.errors import AssayError
 from contract.example import read_examples
 from export.lora_gguf_cli import lora_gguf
 from export.ollama_cli import ollama_command
+from export.onnx_cli import onnx_command
 
 if TYPE_CHECKING:
     from export.imatrix import Calibration
@@ -24,6 +25,7 @@ def export() -> None:
 
 
 export.add_command(ollama_command)
+export.add_command(onnx_command)
 
 
 @export.command()
@@ -84,17 +86,16 @@ def gguf(
     """Export MODEL (merged, plain folder, or adapter) to GGUF, one artifact per quantization."""
     from export.to_gguf import Check, export_gguf
 
-    wanted = [quant.strip().lower() for quant in quants.split(",") if quant.strip()]
     made = export_gguf(
         open_artifact(model),
         out,
-        quants=wanted,
+        quants=wanted_quants(quants),
         check=cast(Check, check),
         strict=strict,
         threads=threads,
         name=name,
         pre_tokenizer=pre_tokenizer,
-        imatrix=_calibration(examples, chunks),
+        imatrix=calibration(examples, chunks),
     )
     if as_json:
         click.echo(json.dumps({"artifacts": [summary(artifact) for artifact in made]}))
@@ -107,7 +108,17 @@ def gguf(
         )
 
 
-def _calibration(examples: str | None, chunks: int | None) -> Calibration | None:
+def wanted_quants(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [quant.strip().lower() for quant in text.split(",") if quant.strip()]
+
+
+def calibration(examples: str | None, chunks: int | None) -> Calibration | None:
+    """What --imatrix and --imatrix-chunks ask for.
+
+    Raises:
+        AssayError: the examples cannot be read, or there are chunks of nothing.
+    """
     from export.imatrix import DEFAULT_CHUNKS, Calibration
 
     if examples is None:

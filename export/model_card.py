@@ -167,6 +167,7 @@ def _front_matter(
     front["tags"] = [
         "summarization",
         *(["gguf", "llama.cpp"] if "gguf" in kinds else []),
+        *(["onnx", "onnxruntime"] if "onnx" in kinds else []),
         *([method] if method else []),
     ]
     if scores and scores.rows:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.artifact import Artifact, Parent, new_artifact, tool_versions
-from contract.artifact_prompt import prompt_of
+from contract.artifact_prompt import gguf_string, prompt_of
 from contract.errors import AssayError
 from contract.verdict import VERDICT_FILE, Verdict, read_verdicts
 from export.model_card import model_card
@@ -68,6 +68,13 @@ def export_ollama(gguf: Artifact, out: Path, *, num_ctx: int | None = None) -> O
     if not gguf.foreign:
         gguf.verify()
     file, spec = gguf.gguf_path, prompt_of(gguf)
+    if gguf_string(file, "general.architecture") == "t5":
+        raise AssayError(
+            "Ollama does not run models with an encoder",
+            where=str(file),
+            got="t5",
+            hint=f"assay serve {gguf.path} runs it",
+        )
     facts = gguf_facts(file, spec)
     context = _context(num_ctx, facts, file)
     name, verdict = ollama_name(gguf), _verdict(gguf)

@@ -43,7 +43,7 @@ def prove_reload(folder: Path, dtype: str) -> None:
 def _misfits(weights: FolderWeights, skeleton: Skeleton) -> list[str]:
     stored = set(weights.names())
     expected = set(skeleton.shapes) - ({skeleton.head} if skeleton.tied else set())
-    problems = [f"{name}: missing" for name in sorted(expected - stored)]
+    problems = [f"{name}: missing" for name in sorted(expected - skeleton.optional - stored)]
     problems += [f"{name}: unexpected" for name in sorted(stored - expected)]
     return problems + [
         f"{name}: {list(weights.shape(name))}, the configuration makes it {list(skeleton.shapes[name])}"

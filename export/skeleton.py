@@ -14,17 +14,30 @@ from contract.model_folder import read_json
 _COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
 
 
+_SCALED_TIED_HEAD = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
+
+
 @dataclass(frozen=True)
 class Skeleton:
-    """A causal language model as transformers builds it from a config.json."""
+    """A language model, causal or with an encoder and a decoder, as transformers builds it from a config.json."""
 
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]]  # without the other names of `embedding`
     embedding: str  # the weight of the input embeddings
     head: str  # the weight of the output embeddings, whether stored or not
     tied: bool  # are they one tensor
     linears: frozenset[str]  # weights stored [out, in], without the head
     transposed: frozenset[str]  # weights stored [in, out]: Conv1D's
     prefix: str  # what folders saved from the bare model leave out: "transformer."
+    nf4: frozenset[str]  # of `linears`, what QLoRA training keeps in NF4
+    aliases: frozenset[str] = frozenset()  # other names of `embedding`: the encoder's and the decoder's own
+    optional: frozenset[str] = frozenset()  # made up where they are not stored: BART's final_logits_bias
+    unused: tuple[str, ...] = ()  # patterns of what old folders store and no model has
+    tied_head_scale: float = 1.0  # what T5 multiplies hidden states with in front of a tied head, and of no other
+
+    def copies_of_embedding(self, stored: Iterable[str]) -> list[str]:
+        """Stored names that stand for the input embeddings; where there are several, they must hold the same."""
+        places = {self.embedding, *self.aliases}
+        return [name for name in stored if name in places or self.prefix + name in places]
 
     def names_of(self, stored: Iterable[str], where: str) -> dict[str, str]:
         """The model's name of every stored tensor; buffers that are computed nowadays are left out.
@@ -37,14 +50,19 @@ class Skeleton:
             AssayError: tensors without a place, or places without a tensor; all are named.
         """
         found: dict[str, str] = {}
+        others: dict[str, str] = {}
         problems = []
         for name in stored:
-            place = name if name in self.shapes else self.prefix + name
+            place = name if name in self.shapes or name in self.aliases else self.prefix + name
             if place in self.shapes:
                 found[name] = place
-            elif not _COMPUTED.fullmatch(name):
+            elif place in self.aliases:
+                others[name] = self.embedding
+            elif not _COMPUTED.fullmatch(name) and not _matches(name, self.unused):
                 problems.append(f"{name}: the model has no such tensor")
-        missing = set(self.shapes) - set(found.values()) - ({self.head} if self.tied else set())
+        if self.embedding not in found.values():
+            found |= dict(list(others.items())[:1])
+        missing = set(self.shapes) - self.optional - set(found.values()) - ({self.head} if self.tied else set())
         if self.head in missing:
             raise AssayError(
                 "the base has no output embeddings though it says they are not tied", where=where, expected=self.head
@@ -61,22 +79,25 @@ def skeleton_of(folder: Path) -> Skeleton:
     """Build the model of a folder's config.json on torch's meta device: no values, no memory.
 
     Raises:
-        AssayError: config.json does not describe a causal language model.
+        AssayError: config.json does not describe a language model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.pytorch_utils import Conv1D
+
+    from runtimes.nf4 import nf4_layers
 
     read_json(folder / "config.json")  # says itself what is wrong with it
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if hasattr(config, "quantization_config"):  # a residue: packed weights are refused where they are read
             del config.quantization_config
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+            model = auto.from_config(config, trust_remote_code=False, attn_implementation="eager")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AssayError(
-            "config.json does not describe a causal language model", where=str(folder), got=str(error).splitlines()[0]
+            "config.json does not describe a language model", where=str(folder), got=str(error).splitlines()[0]
         ) from None
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
@@ -84,12 +105,29 @@ def skeleton_of(folder: Path) -> Skeleton:
         raise AssayError(
             "the architecture has no input or output embeddings of its own", where=str(folder), got=type(model).__name__
         )
+    tensors = model.state_dict(keep_vars=True)
+    aliases = {name for name, tensor in tensors.items() if tensor is embeddings.weight} - {names[embeddings]}
+    aliases -= {names[head]}
+    tied = bool(config.tie_word_embeddings)
     return Skeleton(
-        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in aliases},
         names[embeddings],
         names[head],
-        bool(config.tie_word_embeddings),
+        tied,
         frozenset(name for module, name in names.items() if isinstance(module, torch.nn.Linear) and module is not head),
         frozenset(name for module, name in names.items() if isinstance(module, Conv1D)),
         f"{model.base_model_prefix}.",
+        frozenset(f"{name}.weight" for name in nf4_layers(model, head)),
+        frozenset(aliases),
+        frozenset(
+            name
+            for name, tensor in tensors.items()
+            if not isinstance(tensor, torch.nn.Parameter) and _matches(name, model._keys_to_ignore_on_load_missing)
+        ),
+        tuple(sorted(model._keys_to_ignore_on_load_unexpected or ())),
+        config.d_model**-0.5 if tied and config.model_type in _SCALED_TIED_HEAD else 1.0,
     )
+
+
+def _matches(name: str, patterns: Iterable[str] | None) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns or ())

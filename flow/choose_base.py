@@ -18,6 +18,7 @@ from contract.artifact import Artifact
 from contract.artifact_prompt import prompt_of
 from contract.errors import AssayError
 from contract.example import Example
+from contract.runtime import Runtime
 
 BaseWeights = Literal["w16", "nf4"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -103,7 +104,7 @@ def _measure(
         for example in examples:
             messages = spec.messages(example.document)
             pair = reference.encode(messages), reference.encode_completion(messages, example.references[0])
-            if len(pair[0]) + len(pair[1]) <= reference.context_length:
+            if _fits(reference, *pair):
                 pairs.append(pair)
         if not pairs:
             raise AssayError("none of the documents fits the context", got=f"{reference.context_length} tokens")
@@ -121,3 +122,9 @@ def _measure(
     kl = {str(base): {"mean": d.kl.mean, "low": d.kl.low, "high": d.kl.high} for base, d in found.items()}
     nearer = min(bases, key=lambda base: found[base].kl.mean)
     return Choice(nearer, kl, len(pairs), found[nearer].tokens)
+
+
+def _fits(runtime: Runtime, prompt: list[int], target: list[int]) -> bool:
+    if runtime.target_length is None:
+        return len(prompt) + len(target) <= runtime.context_length
+    return len(prompt) <= runtime.context_length and len(target) <= runtime.target_length

@@ -33,7 +33,7 @@ def with_base(recipe: Recipe, model: str | None) -> Recipe:
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
 @click.option(
     "--until",
-    type=click.Choice(["adapter", "merged", "gguf", "eval"]),
+    type=click.Choice(["adapter", "merged", "gguf", "onnx", "eval"]),
     default="eval",
     show_default=True,
     help="The last stage to do.",
@@ -49,7 +49,7 @@ def run_command(
     until: Stage,
     as_json: bool,
 ) -> None:
-    """From RECIPE to proven GGUF files: train, merge, export, evaluate. What is there and valid is not done again."""
+    """From RECIPE to proven exports: train, merge, GGUF, ONNX, evaluate. What is there and valid is not done again."""
     from contract.recipe import load_recipe
     from flow.run import run_recipe
 

@@ -1,4 +1,4 @@
-"""The end of `make demo`: serve the run's Q4_K_M on a free port and ask it for one summary over HTTP."""
+"""The end of `make demo`: serve what the run ships on a free port and ask it for one summary over HTTP."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import urllib.request
 from pathlib import Path
 
 from contract.errors import AssayError
+from flow.shipped import shipped
 
 
-def ask(run: Path) -> dict[str, str]:
-    """Start `assay serve` on RUN/gguf/q4_k_m, post the first test document, stop the server.
+def ask(run: Path, artifact: Path) -> dict[str, str]:
+    """Start `assay serve` on an artifact, post the first test document, stop the server.
 
     Raises:
         AssayError: the server did not come up, or did not answer.
     """
-    rows = [json.loads(line) for line in (run / "eval" / "predictions" / "q4_k_m.jsonl").open(encoding="utf-8")]
-    document = rows[0]["document"]
+    with (run / "eval" / "predictions" / "merged.jsonl").open(encoding="utf-8") as rows:
+        document = json.loads(next(rows))["document"]
     server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("assay")), "serve", str(run / "gguf" / "q4_k_m"), "--port", "0"],
+        [str(Path(sys.executable).with_name("assay")), "serve", str(artifact), "--port", "0"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -61,16 +62,15 @@ def main() -> None:
     """Print the document, the summary and where the report is."""
     run = Path(sys.argv[1])
     try:
-        answer = ask(run)
+        artifact = shipped(run).path
+        answer = ask(run, artifact)
     except AssayError as error:
         print(f"assay: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     print(f"\nPOST {answer['url']}\n")
     print("\n".join("    " + line for line in answer["document"].splitlines()))
     print(f"\n→ {answer['summary']}\n")
-    print(
-        f"report: {run / 'eval' / 'report.html'}\nserve it: make serve   (or: .venv/bin/assay serve {run}/gguf/q4_k_m)"
-    )
+    print(f"report: {run / 'eval' / 'report.html'}\nserve it: make serve   (or: .venv/bin/assay serve {artifact})")
 
 
 if __name__ == "__main__":

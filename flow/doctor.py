@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.artifact import open_artifact
+from contract.cpu import read_flags
 from contract.errors import AssayError
 
 if TYPE_CHECKING:
@@ -85,16 +86,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    path = Path("/proc/cpuinfo")
-    model, flags = platform.processor() or platform.machine(), set[str]()
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                model = value.strip()
-            elif name.strip() in ("flags", "Features"):
-                flags = set(value.split())
-                break
+    model, flags = read_flags()
     return {"model": model, "features": [feature for feature in _CPU_FEATURES if feature in flags]}
 
 

@@ -34,8 +34,13 @@ _EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "dialogues" / "v
 @click.option(
     "--trained-on", type=click.Choice(["nf4", "w16"]), help="What an adapter that does not record it was trained on."
 )
-@click.option("--data", metavar="EXAMPLES", help="With --base auto: validation documents; default: the embedded ones.")
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="With --base auto.")
+@click.option(
+    "--data",
+    metavar="EXAMPLES",
+    help="Documents to choose the base by (--base auto), and to see whether a T5 or BART runs in float16; "
+    "default: the embedded ones.",
+)
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="For what --data is for.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def merge(
     adapter: Path,
@@ -53,6 +58,7 @@ def merge(
     from export.cli import summary
     from export.merge import Dtype, merge_adapter
     from flow.choose_base import MOST_DOCUMENTS, choose_base
+    from flow.half_precision import PROMPTS, check_float16
 
     opened = open_artifact(adapter)
     known = cast(Literal["w16", "nf4"] | None, trained_on)
@@ -66,6 +72,16 @@ def merge(
         choice = choose_base(opened, examples, dtype=cast(Dtype, dtype), trained_on=known, threads=threads)
         chosen = choice.base
         click.echo(choice.as_text(), err=True)
+    activations = None
+    if dtype == "float16":
+        refuse_existing(out)
+        activations = check_float16(
+            opened,
+            read_examples(data or str(_EMBEDDED), None, limit=PROMPTS),
+            base_weights=chosen,
+            threads=threads,
+            origin=data or "embedded dialogues",
+        )
     merged = merge_adapter(
         opened,
         out,
@@ -73,6 +89,7 @@ def merge(
         base_weights=chosen,
         trained_on=known,
         base_choice=choice.as_details() if choice else None,
+        activations=activations,
     )
     if as_json:
         click.echo(json.dumps(summary(merged)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError
 from contract.example import write_examples
 from contract.model_folder import resolve_model
@@ -56,12 +57,13 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
         try:
             twin = make_twin(resolve_model(recipe.model.base, recipe.model.revision), folder / "base")
             small = _small(recipe, splits, twin, folder)
-            made = run_recipe(small, folder / "run", device=device, threads=threads, until="gguf").artifacts
-            runtime = load_runtime(made[small.export.gguf.quants[-1]], threads=threads)
-            try:
-                runtime.generate([runtime.encode([Message("user", "Hello")])], GenerateParams(max_new_tokens=4))
-            finally:
-                runtime.close()
+            made = run_recipe(small, folder / "run", device=device, threads=threads, until="onnx").artifacts
+            for label in _last_of_each(small):
+                runtime = load_runtime(made[label], threads=threads)
+                try:
+                    runtime.generate([runtime.encode([Message("user", "Hello")])], GenerateParams(max_new_tokens=4))
+                finally:
+                    runtime.close()
         except AssayError as error:
             raise AssayError(
                 f"a small twin of the model does not get through: {error.what}",
@@ -73,6 +75,13 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
     return time.monotonic() - started
 
 
+def _last_of_each(recipe: Recipe) -> list[str]:
+    """The label of the last export of each format, or the merged model's where nothing is exported."""
+    gguf, onnx = recipe.export.gguf, recipe.export.onnx
+    labels = [*(gguf.quants[-1:] if gguf else []), *([ONNX_LABEL + onnx.precisions[-1]] if onnx else [])]
+    return labels or ["merged"]
+
+
 def make_twin(base: Path, folder: Path) -> Path:
     """A model of the base's architecture, with its tokenizer and few random weights.
 
@@ -82,14 +91,16 @@ def make_twin(base: Path, folder: Path) -> Path:
         AssayError: the base's config makes no model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*_WEIGHTS, "*.md"))
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
-        _shrink(config)
+        seq2seq = bool(config.is_encoder_decoder)
+        (_shrink_seq2seq if seq2seq else _shrink)(config)
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
+        loader = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+        model = loader.from_config(config, torch_dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise AssayError(
             "the base's config makes no model",
@@ -120,6 +131,18 @@ def _shrink(config: Any) -> None:
         config.num_key_value_heads = max(1, few // groups)
     if kinds:
         config.layer_types = list(kinds[:layers])
+
+
+def _shrink_seq2seq(config: Any) -> None:
+    """Two layers and two heads on each side, of the size they have (T5's names, then BART's)."""
+    size = getattr(config, "d_kv", None) or config.d_model // config.encoder_attention_heads
+    for name in ("num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers"):
+        _set(config, (name,), 2)
+    for name in ("num_heads", "encoder_attention_heads", "decoder_attention_heads"):
+        _set(config, (name,), 2)
+    for name in ("d_ff", "encoder_ffn_dim", "decoder_ffn_dim"):
+        _set(config, (name,), 4 * size)
+    config.d_model = 2 * size
 
 
 def _value(config: Any, names: tuple[str, ...]) -> int:

@@ -1,15 +1,16 @@
-"""`assay run`: data, adapter, merged, GGUF, evaluation; what is there and valid is not done again."""
+"""`assay run`: data, adapter, merged, GGUF, ONNX, evaluation; what is there and valid is not done again."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from contract.artifact import Artifact, open_artifact, sha256_of
+from contract.artifact import ONNX_LABEL, Artifact, open_artifact, sha256_of
+from contract.cpu import this_cpu
 from contract.model_folder import resolve_model
 from flow.ledger import Ledger, key_of, locked
 from flow.preflight import is_worth_it, say_preflight
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from contract.verdict import Verdict
     from trainer.data import Splits
 
-Stage = Literal["adapter", "merged", "gguf", "eval"]
+Stage = Literal["adapter", "merged", "gguf", "onnx", "eval"]
 
 
 @dataclass
@@ -109,23 +110,34 @@ class _Run:
         base = open_artifact(resolve_model(recipe.model.base, recipe.model.revision))
         self.result.artifacts["base"] = base
 
+        full = recipe.train.method == "full"  # every weight is trained, so there is nothing to merge
         from_key = key_of(
             base=base.digest,
             data=[splits.sha256["train"], splits.sha256["valid"]],
             prompt=part["prompt"],
             train=part["train"],
+            **({"dtype": recipe.merge.dtype} if full else {}),
         )
-        if self.ledger.valid("adapter", from_key) is None and is_worth_it(base.folder):
+        stage = "merged" if full else "adapter"
+        if self.ledger.valid(stage, from_key) is None and is_worth_it(base.folder):
             say_preflight(recipe, splits, device=self.device, threads=self.threads)
-        adapter = self._stage("adapter", from_key, lambda path: self._train(splits, from_key, path))
+        trained = self._stage(stage, from_key, lambda path: self._train(splits, from_key, path))
         if until == "adapter":
             return self.result
-        from_key = key_of(adapter=adapter.digest, made_from=from_key, merge=part["merge"], generate=part["generate"])
-        merged = self._stage("merged", from_key, lambda path: self._merge(adapter, splits, path))
+        merged = trained
+        if not full:
+            from_key = key_of(
+                adapter=trained.digest, made_from=from_key, merge=part["merge"], generate=part["generate"]
+            )
+            merged = self._stage("merged", from_key, lambda path: self._merge(trained, splits, path))
         if until == "merged":
             return self.result
-        self._gguf(merged, key_of(merged=merged.digest, made_from=from_key), splits)
+        from_key = key_of(merged=merged.digest, made_from=from_key)
+        self._gguf(merged, from_key, splits)
         if until == "gguf":
+            return self.result
+        self._onnx(merged, from_key)
+        if until == "onnx":
             return self.result
         self._eval(splits)
         self._card()
@@ -156,6 +168,7 @@ class _Run:
     def _merge(self, adapter: Artifact, splits: Splits, path: Path) -> Artifact:
         from export.merge import merge_adapter
         from flow.choose_base import choose_base
+        from flow.half_precision import check_float16
 
         merge = self.recipe.merge
         base_weights: Literal["w16", "nf4"] = "nf4" if merge.base == "NF4" else "w16"
@@ -170,8 +183,13 @@ class _Run:
             dtype=merge.dtype,
             base_weights=base_weights,
             name=self.recipe.name,
-            max_new_tokens=self.recipe.generate.max_new_tokens,
+            generate=self.recipe.generate.recorded(),
             base_choice=choice.as_details() if choice else None,
+            activations=(
+                check_float16(adapter, splits.train, base_weights=base_weights, threads=self.threads)
+                if merge.dtype == "float16"
+                else None
+            ),
         )
 
     def _gguf(self, merged: Artifact, merged_key: str, splits: Splits) -> None:
@@ -180,6 +198,8 @@ class _Run:
         from export.to_gguf import export_gguf
 
         gguf = self.recipe.export.gguf
+        if gguf is None:
+            return
         weighed = [quant for quant in gguf.quants if gguf.imatrix and uses_matrix(quant)]
         keys: dict[str, str] = {
             quant: key_of(
@@ -191,18 +211,9 @@ class _Run:
             )
             for quant in gguf.quants
         }
-        missing = []
-        for quant in gguf.quants:
-            artifact = self.ledger.valid(f"gguf/{quant}", keys[quant])
-            if artifact is None:
-                missing.append(quant)
-            else:
-                self._skip(f"gguf/{quant}")
-                self.result.artifacts[quant] = artifact
-        if missing:
-            names = [f"gguf/{quant}" for quant in missing]
-            started = self._start(*names)
-            made = export_gguf(
+
+        def make(missing: list[str]) -> list[Artifact]:
+            return export_gguf(
                 merged,
                 self.out / "gguf",
                 quants=missing,
@@ -212,13 +223,59 @@ class _Run:
                 name=self.recipe.name,
                 imatrix=Calibration(splits.train) if set(missing) & set(weighed) else None,
             )
-            for quant, artifact in zip(missing, made, strict=True):
-                self.ledger.note(f"gguf/{quant}", keys[quant], artifact.digest)
-                self.result.artifacts[quant] = artifact
-            self._finish(", ".join(names), started)
-        self.result.artifacts = {
-            label: self.result.artifacts[label] for label in ("base", "adapter", "merged", *gguf.quants)
+
+        self._exports("gguf", keys, make)
+
+    def _onnx(self, merged: Artifact, merged_key: str) -> None:
+        from export.onnx_int8 import int8_range
+        from export.to_onnx import Precision, export_onnx
+
+        onnx = self.recipe.export.onnx
+        if onnx is None:
+            return
+        keys: dict[str, str] = {
+            precision: key_of(
+                merged=merged_key,
+                precision=precision,
+                check=onnx.check,
+                strict=onnx.strict,
+                **({"range": int8_range(this_cpu())} if precision == "int8" else {}),
+            )
+            for precision in onnx.precisions
         }
+
+        def make(missing: list[str]) -> list[Artifact]:
+            return export_onnx(
+                merged,
+                self.out / "onnx",
+                precisions=cast(list[Precision], missing),
+                check=onnx.check,
+                strict=onnx.strict,
+                threads=self.threads,
+                name=self.recipe.name,
+            )
+
+        self._exports("onnx", keys, make, ONNX_LABEL)
+
+    def _exports(
+        self, folder: str, keys: Mapping[str, str], make: Callable[[list[str]], list[Artifact]], label: str = ""
+    ) -> None:
+        """Make together what is not there or not valid; `keys` by name, which is the artifact's folder too."""
+        there = {name: self.ledger.valid(f"{folder}/{name}", key) for name, key in keys.items()}
+        for name, artifact in there.items():
+            if artifact is not None:
+                self._skip(f"{folder}/{name}")
+        missing = [name for name, artifact in there.items() if artifact is None]
+        made: dict[str, Artifact] = {}
+        if missing:
+            stages = [f"{folder}/{name}" for name in missing]
+            started = self._start(*stages)
+            made = dict(zip(missing, make(missing), strict=True))
+            for name, artifact in made.items():
+                self.ledger.note(f"{folder}/{name}", keys[name], artifact.digest)
+            self._finish(", ".join(stages), started)
+        for name, known in there.items():
+            self.result.artifacts[label + name] = known or made[name]
 
     def _eval(self, splits: Splits) -> None:
         from contract.verdict import VERDICT_FILE, read_verdicts
@@ -244,7 +301,7 @@ class _Run:
         }
 
         def digest(stage: str) -> str:
-            return key_of(files=[sha256_of(path) for path in files[stage]])
+            return key_of(files=[sha256_of(path) for path in files[stage] if path.is_file()])
 
         def done(stage: str, key: str) -> bool:
             return all(path.is_file() for path in files[stage]) and self.ledger.noted(stage, key, digest(stage))

@@ -126,7 +126,7 @@ def test_a_disk_that_is_too_small_is_seen_beforehand(small_disk: Path, adapter: 
 def test_a_disk_that_fills_up(small_disk: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from export import shards
 
-    monkeypatch.setattr(shards, "_refuse_without_room", lambda folder, needed: None)  # as if another took the room
+    monkeypatch.setattr(shards, "refuse_without_room", lambda folder, needed: None)  # as if another took the room
     with pytest.raises(AssayError, match="could not be written") as error:
         merge_adapter(open_artifact(adapter), small_disk / "merged")
     assert "No space left" in str(error.value)

@@ -304,6 +304,25 @@ def test_more_tokens_than_rows(tmp_path: Path, adapter: Path, llama_folder: Path
     refuse(adapter, tmp_path / "merged", "more tokens than the embeddings have rows")
 
 
+@pytest.mark.parametrize("reached", ["not", "by the template", "as the end"])
+def test_a_control_token_without_a_row(tmp_path: Path, adapter: Path, llama_folder: Path, reached: str) -> None:
+    """Text models keep those of their siblings that see; refused where a prompt could hold one."""
+    from transformers import AddedToken, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)])
+    if reached == "by the template":
+        tokenizer.chat_template += "<image>"
+    if reached == "as the end":
+        tokenizer.eos_token = "<image>"
+    tokenizer.save_pretrained(adapter)
+    if reached != "not":
+        refuse(adapter, tmp_path / "merged", "more tokens than the embeddings have rows")
+        return
+    merged = merge_adapter(open_artifact(adapter), tmp_path / "merged")
+    assert "tokenizer: <image> kept without an embedding; no prompt can hold them" in merged.details["cleaning"]
+
+
 def test_nf4_needs_to_know_the_training(tmp_path: Path, adapter: Path) -> None:
     refuse(adapter, tmp_path / "merged", "--trained-on nf4", base_weights="nf4")
     refuse(adapter, tmp_path / "merged", "not trained on NF4", base_weights="nf4", trained_on="w16")

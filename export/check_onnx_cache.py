@@ -1,0 +1,124 @@
+"""Reads off ONNX graphs whether the key-value cache of one step is the next one's, layer by layer, key by key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from export.onnx_graph import PAST, PRESENT, OnnxGraph
+
+if TYPE_CHECKING:
+    import onnx
+
+_SAME_VALUES = {"Cast", "Identity"}
+_MOVES = _SAME_VALUES | {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Mul", "Concat"}
+_AFTER_SOFTMAX = _SAME_VALUES | {"Where", "Dropout"}
+
+
+def cache_names(layers: int, sides: tuple[str, ...] = ("",)) -> list[str]:
+    """What follows past_key_values. and present.: "0.key", or "0.decoder.key" with sides ("decoder.", "encoder.")."""
+    return [f"{layer}.{side}{part}" for layer in range(layers) for side in sides for part in ("key", "value")]
+
+
+def cache_problems(made_by: OnnxGraph, taken_by: OnnxGraph, names: list[str]) -> list[str]:
+    """Are the first graph's present.* the second one's past_key_values.*: there, alike, and used as what they are?
+
+    Args:
+        made_by: the graph that makes the cache.
+        taken_by: the graph that takes it; the same one for a causal model.
+        names: of the cache's tensors, as `cache_names` gives them.
+    """
+    outputs = {item.name: item for item in made_by.proto.graph.output}
+    inputs = {item.name: item for item in taken_by.proto.graph.input}
+    grown = {item.name: item for item in taken_by.proto.graph.output}
+    reader = _Reader(taken_by)
+    problems = [f"{made_by.name}: no output {PRESENT}{name}" for name in names if PRESENT + name not in outputs]
+    problems += [f"{taken_by.name}: no input {PAST}{name}" for name in names if PAST + name not in inputs]
+    known = {PAST + name for name in names}
+    problems += [
+        f"{taken_by.name}: unknown cache input {name}" for name in inputs if name.startswith(PAST) and name not in known
+    ]
+    for name in names:
+        if PRESENT + name not in outputs or PAST + name not in inputs:
+            continue
+        made, taken = _kind(outputs[PRESENT + name]), _kind(inputs[PAST + name])
+        if made != taken:
+            problems.append(f"{made_by.name} makes {PRESENT}{name} as {made}, {taken_by.name} takes it as {taken}")
+        if ".encoder." not in name:
+            if PRESENT + name not in grown:
+                problems.append(f"{taken_by.name}: no output {PRESENT}{name}")
+                continue
+            begins = reader.begins_with(PRESENT + name)
+            if begins != PAST + name:
+                problems.append(f"{taken_by.name}: {PRESENT}{name} goes on from {begins or 'nothing'}")
+        problems += reader.misuse(PAST + name, name)
+    return problems
+
+
+def _kind(item: onnx.ValueInfoProto) -> str:
+    """Dtype and fixed dimensions, as text."""
+    import onnx
+
+    tensor = item.type.tensor_type
+    dims = [str(dim.dim_value) if dim.HasField("dim_value") else "*" for dim in tensor.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(dims)}]"
+
+
+class _Reader:
+    """Follows values through a graph."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self._name = graph.name
+        self._makers = {name: node for node in graph.nodes for name in node.output}
+        self._takers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.nodes:
+            for name in node.input:
+                self._takers.setdefault(name, []).append(node)
+
+    def begins_with(self, name: str) -> str | None:
+        """The tensor in front of what is appended to make `name`."""
+        node = self._makers.get(self._origin(name))
+        return self._origin(node.input[0]) if node is not None and node.op_type == "Concat" else None
+
+    def _origin(self, name: str) -> str:
+        while name in self._makers and self._makers[name].op_type in _SAME_VALUES:
+            name = self._makers[name].input[0]
+        return name
+
+    def misuse(self, tensor: str, name: str) -> Iterator[str]:
+        """Is a key multiplied with queries and a value with weights, in the attention of its own layer?"""
+        products = list(self._products(tensor))
+        if not products:
+            yield f"{self._name}: nothing uses {tensor}"
+        layer, part = name.split(".")[0], name.rpartition(".")[2]
+        for node in products:
+            used = "value" if self._is_behind_softmax(node.input[0]) else "key"
+            if used != part:
+                yield f"{self._name}: {tensor} is used as a {used}"
+            at = re.search(r"\.(\d+)/", node.name)
+            if at and at[1] != layer:
+                yield f"{self._name}: {tensor} is used in layer {at[1]}"
+
+    def _products(self, tensor: str) -> Iterator[onnx.NodeProto]:
+        waiting, seen = [tensor], {tensor}
+        while waiting:
+            name = waiting.pop()
+            for node in self._takers.get(name, []):
+                if node.op_type == "MatMul" and node.input[1] == name:
+                    yield node
+                elif (
+                    node.op_type in _MOVES
+                    and node.output[0] not in seen
+                    and (node.input[0] == name or node.op_type in ("Concat", "Mul"))
+                ):
+                    seen.add(node.output[0])
+                    waiting.append(node.output[0])
+
+    def _is_behind_softmax(self, name: str) -> bool:
+        node = self._makers.get(name)
+        if node is None:
+            return False
+        if node.op_type == "Softmax":
+            return True
+        return node.op_type in _AFTER_SOFTMAX and any(map(self._is_behind_softmax, node.input))

@@ -1,0 +1,202 @@
+"""Traces a model into ONNX graphs through Optimum, and brings them into one form: bare, named after the source."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.errors import AssayError, listed
+from contract.model_folder import plain_causal, read_json
+from export.onnx_dimensions import settle_dimensions
+from export.onnx_graph import CAUSAL, OPSET, SEQ2SEQ, OnnxGraph, read_graph
+from export.onnx_source import SourceTensors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+_MADE_WHILE_RUNNING = ("longrope", "dynamic", "yarn")  # RoPE whose angles depend on the length: a trace keeps one
+
+
+def submodels_of(folder: Path) -> tuple[str, ...]:
+    """The names of a model's graphs: one for a causal model, three for an encoder and its decoder."""
+    return SEQ2SEQ if read_json(folder / "config.json").get("is_encoder_decoder") else CAUSAL
+
+
+def trace(folder: Path, scratch: Path, source: SourceTensors) -> list[OnnxGraph]:
+    """Export a model folder in float32, with key-value cache.
+
+    Args:
+        folder: a Hugging Face folder.
+        scratch: an empty folder that must outlive the graphs: their weights are mapped from it.
+        source: the folder's tensors; initializers are named after them.
+
+    Raises:
+        AssayError: Optimum has no way to export the architecture, or a trace cannot hold what it does.
+    """
+    _export(folder, scratch)
+    return [_normal(read_graph(scratch, name), source) for name in submodels_of(folder)]
+
+
+def _export(folder: Path, out: Path) -> None:
+    try:
+        from optimum.exporters.onnx.convert import onnx_export_from_model
+    except ImportError as error:
+        raise AssayError(
+            f"exporting to ONNX needs a package that is not installed: {error.name}",
+            hint="in Assay's checkout: pip install -e '.[export,cpu]'",
+        ) from None
+    model = load_model(folder)
+    _refuse_untraceable(model.config, folder)
+    task = "text2text-generation-with-past" if model.config.is_encoder_decoder else "text-generation-with-past"
+    try:
+        with _quiet():
+            onnx_export_from_model(
+                model, out, task=task, opset=OPSET, no_post_process=True, do_validation=False, preprocessors=[]
+            )
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, NotImplementedError, OSError) as error:
+        raise AssayError(
+            "Optimum does not export this model",
+            where=str(folder),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            hint="GGUF may take it: assay export gguf MODEL --out DIR",
+        ) from None
+
+
+def load_model(folder: Path) -> Any:
+    """The folder's model in transformers, in float32.
+
+    Raises:
+        AssayError: the folder makes none.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    seq2seq = submodels_of(folder) == SEQ2SEQ
+    try:
+        with _quiet():
+            return (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise AssayError(
+            "the folder does not make a model",
+            where=str(folder),
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+        ) from None
+
+
+def _refuse_untraceable(config: Any, folder: Path) -> None:
+    problems = []
+    if not config.is_encoder_decoder and not plain_causal(config):
+        problems.append("attention over a window: the traced graph would look at everything")
+    rope = getattr(config, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind in _MADE_WHILE_RUNNING:
+        problems.append(f"{kind} RoPE: its angles depend on the text's length, and a traced graph has one set of them")
+    if problems:
+        raise AssayError(
+            "this model cannot be exported to ONNX rightly",
+            where=str(folder / "config.json"),
+            got=listed(problems),
+            hint="take GGUF instead: assay export gguf MODEL --out DIR",
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tracers' warnings and progress from the user; what they print goes to stderr only if it fails."""
+    said = io.StringIO()
+    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception:
+        sys.stderr.write(said.getvalue())
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _normal(graph: OnnxGraph, source: SourceTensors) -> OnnxGraph:
+    """The same graph without what does not compute, and with initializers that say which tensor they are."""
+    proto = graph.proto
+    proto.doc_string = proto.graph.doc_string = ""
+    proto.graph.name = graph.name
+    del proto.metadata_props[:], proto.graph.value_info[:]
+    for node in graph.nodes:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    _rename(graph, source)
+    _drop_identities(graph)
+    _split_gemm(graph)
+    settle_dimensions(graph)
+    return graph
+
+
+def _rename(graph: OnnxGraph, source: SourceTensors) -> None:
+    """Name initializers after the tensor that has their values; what is none keeps its name, and the check sees it."""
+    import numpy as np
+
+    new = {}
+    weights: dict[str, np.ndarray] = {}
+    for old, values in graph.weights.items():
+        name = source.name_of(values) if values.dtype == np.float32 else None
+        new[old] = name or old
+        weights[new[old]] = values
+    for node in graph.nodes:
+        for index, name in enumerate(node.input):
+            node.input[index] = new.get(name, name)
+    graph.set_weights(dict(sorted(weights.items())))
+
+
+def _drop_identities(graph: OnnxGraph) -> None:
+    """A tensor that several layers share reaches them through Identity, behind which it would not be seen."""
+    outputs = {output.name for output in graph.proto.graph.output}
+    stands_for = {
+        node.output[0]: node.input[0]
+        for node in graph.nodes
+        if node.op_type == "Identity" and node.input[0] in graph.weights and node.output[0] not in outputs
+    }
+    kept = [node for node in graph.nodes if node.output[0] not in stands_for]
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = stands_for.get(name, name)
+    graph.set_nodes(kept)
+
+
+def _split_gemm(graph: OnnxGraph) -> None:
+    """A·B + C as two nodes, so that quantizers, which know products, take all linear layers alike."""
+    import onnx
+
+    nodes: list[onnx.NodeProto] = []
+    weights = dict(graph.weights)
+    for node in graph.nodes:
+        values = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        plain = values.get("alpha", 1.0) == 1.0 and values.get("beta", 1.0) == 1.0 and not values.get("transA")
+        if node.op_type != "Gemm" or not plain or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        left, right, *added = node.input
+        if values.get("transB"):
+            turned = right.removesuffix(".T") if right.endswith(".T") else f"{right}.T"
+            weights[turned] = weights[right].T
+            right = turned
+        product = f"{node.output[0]}_product" if added else node.output[0]
+        nodes.append(onnx.helper.make_node("MatMul", [left, right], [product], name=f"{node.name}/MatMul"))
+        if added:
+            nodes.append(onnx.helper.make_node("Add", [product, added[0]], [node.output[0]], name=f"{node.name}/Add"))
+    graph.set_nodes(nodes)
+    used = {name for node in nodes for name in node.input}
+    graph.set_weights({name: values for name, values in sorted(weights.items()) if name in used})
