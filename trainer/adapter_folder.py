@@ -1,4 +1,4 @@
-"""An adapter as a plain PEFT folder: config, weights, the tokenizer with the chosen template, every stop token."""
+"""What training leaves as a folder: a plain PEFT adapter or a whole model, its tokenizer, how its text ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
 from contract.model_folder import TOKENIZER_FILES, read_json
@@ -45,15 +45,65 @@ def write_adapter(folder: Path, checkpoint: Path, base: str, revision: str | Non
     _write_json(folder / "adapter_config.json", config)
 
 
-def write_tokenizer(folder: Path, base_folder: Path, chat: ChatFormat) -> None:
+def write_model(folder: Path, checkpoint: Path, base_folder: Path, dtype: str) -> None:
+    """The base's config and a checkpoint's weights, rounded to `dtype`.
+
+    Raises:
+        AssayError: a weight is not finite, in itself or in `dtype`.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    stored = getattr(torch, dtype)
+    wrong, overflows = [], []
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        weights = load_file(path)
+        rounded = {name: tensor.to(stored).contiguous() for name, tensor in weights.items()}
+        wrong += [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+        overflows += [name for name, tensor in rounded.items() if not tensor.isfinite().all()]
+        save_file(rounded, folder / path.name, metadata={"format": "pt"})
+        (folder / path.name).chmod(0o644)  # safetensors writes it for the owner alone
+    if wrong:
+        raise AssayError("trained weights are not finite", got=listed(wrong), hint="lower train.learning_rate")
+    if overflows:
+        raise AssayError(f"trained weights do not fit into {dtype}", got=listed(overflows), hint="set merge.dtype")
+    index = checkpoint / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index)
+        size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+        _write_json(folder / index.name, shards | {"metadata": {"total_size": size}})
+    config = read_json(base_folder / "config.json")
+    config = {key: value for key, value in config.items() if key not in ("torch_dtype", "_name_or_path")}
+    _write_json(folder / "config.json", config | {"dtype": dtype, "use_cache": True})
+
+
+def write_tokenizer(folder: Path, base_folder: Path, chat: ChatFormat | None) -> None:
     """The base's tokenizer files as they are, but for the chat template, which is the one that was trained with."""
     for name in TOKENIZER_FILES:
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, folder / name)
+    if chat is None:
+        return
     config = read_json(folder / "tokenizer_config.json")
     if config.pop("chat_template", None) is not None:
         _write_json(folder / "tokenizer_config.json", config)
     (folder / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+
+
+def write_pair_generation_config(folder: Path, base_folder: Path) -> None:
+    """An encoder-decoder's own generation settings: what starts it, what is forced, its beams.
+
+    A folder from before there were generation configs has them in its config.json.
+    """
+    from transformers import GenerationConfig, PretrainedConfig
+
+    settings = read_json(base_folder / "generation_config.json")
+    if not settings:
+        config = PretrainedConfig.from_dict(read_json(base_folder / "config.json"))
+        made: dict[str, Any] = GenerationConfig.from_model_config(config).to_diff_dict()
+        settings = {key: value for key, value in made.items() if not key.startswith("_")}
+    settings.pop("transformers_version", None)
+    _write_json(folder / "generation_config.json", settings)
 
 
 def write_generation_config(folder: Path, bos_id: int | None, stops: Sequence[int], pad_id: int | None) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from contract.errors import AssayError
 from contract.example import Example
 from contract.model_folder import resolve_model
-from trainer.tokenize import Encoder, load_tokenizer, make_encoder, targets
+from trainer.rows import AnyEncoder, encoder_of
+from trainer.tokenize import load_tokenizer, targets
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
@@ -58,20 +59,19 @@ def length_report(recipe: Recipe, splits: Splits) -> LengthReport:
     """Measure every split with the base model's tokenizer.
 
     Raises:
-        AssayError: the base or its tokenizer cannot be found, or train.max_length exceeds its context.
+        AssayError: the base or its tokenizer cannot be found, or the recipe's lengths exceed its context.
     """
     folder = resolve_model(recipe.model.base, recipe.model.revision)
-    tokenizer = load_tokenizer(folder)
-    encoder = make_encoder(folder, recipe.prompt.spec(), recipe.train.max_length, tokenizer)
+    encoder = encoder_of(folder, recipe, load_tokenizer(folder))
     return LengthReport(
         encoder.max_length,
         len(encoder.prompt("")),
-        encoder.chat.plain,
+        encoder.plain,
         {name: _measure(encoder, examples) for name, examples in splits.named().items()},
     )
 
 
-def _measure(encoder: Encoder, examples: Sequence[Example]) -> SplitLengths:
+def _measure(encoder: AnyEncoder, examples: Sequence[Example]) -> SplitLengths:
     documents = [len(encoder.tokenize(example.document, False)) for example in examples]
     summaries, cuts, refused = [], [], []
     for row_id, document, summary in targets(examples):

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
     from trainer.tokenize import TokenRow
+
+
+class Supervised(Protocol):
+    """A row, as far as lengths go."""
+
+    @property
+    def tokens(self) -> int:
+        """All that is computed for it."""
+        ...
+
+    @property
+    def supervised_tokens(self) -> int:
+        """How many tokens the loss is taken on."""
+        ...
+
+
+Row = TypeVar("Row", bound=Supervised)
 
 # Rows and padded tokens of one validation batch: large enough to be quick, small enough for the logits.
 _VALIDATION_ROWS = 32
@@ -46,13 +63,20 @@ def summed_nll(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, column
 
 def validation_loss(
     model: torch.nn.Module,
-    rows: Sequence[TokenRow],
-    collate: Callable[[list[dict[str, Any]]], Any],
+    rows: Sequence[Row],
+    batch_of: Callable[[list[Row]], dict[str, torch.Tensor]],
+    nll: Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor],
     device: str,
-    *,
-    columns_only: bool,
 ) -> float:
-    """Mean negative log-likelihood per supervised token over `rows`, in nats. Draws no random number."""
+    """Mean negative log-likelihood per supervised token over `rows`, in nats. Draws no random number.
+
+    Args:
+        model: what is trained.
+        rows: in any order.
+        batch_of: collates rows.
+        nll: summed over the supervised tokens of a batch, in nats.
+        device: where the model is.
+    """
     import torch
 
     was_training = model.training
@@ -61,9 +85,8 @@ def validation_loss(
     try:
         with torch.no_grad():
             for group in _batches(rows):
-                batch = collate([labelled(row) for row in group])
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                total += summed_nll(model, batch, columns_only=columns_only).item()
+                batch = {name: tensor.to(device) for name, tensor in batch_of(group).items()}
+                total += nll(model, batch).item()
                 tokens += sum(row.supervised_tokens for row in group)
     finally:
         model.train(was_training)
@@ -75,13 +98,13 @@ def labelled(row: TokenRow) -> dict[str, list[int]]:
     return {"input_ids": row.input_ids, "labels": [-100] * row.prompt_tokens + row.input_ids[row.prompt_tokens :]}
 
 
-def _batches(rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
-    batches: list[list[TokenRow]] = []
-    for row in sorted(rows, key=lambda row: len(row.input_ids)):
+def _batches(rows: Sequence[Row]) -> list[list[Row]]:
+    batches: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.tokens):
         fits = (
             batches
             and len(batches[-1]) < _VALIDATION_ROWS
-            and (len(batches[-1]) + 1) * len(row.input_ids) <= _VALIDATION_TOKENS
+            and (len(batches[-1]) + 1) * row.tokens <= _VALIDATION_TOKENS
         )
         if fits:
             batches[-1].append(row)

@@ -1,4 +1,4 @@
-"""The model that is trained: the base, in 4-bit NF4 or plain, with LoRA layers on it."""
+"""The model that is trained: the base, in 4-bit NF4 or plain, with LoRA layers on it; or all of the base."""
 
 from __future__ import annotations
 
@@ -6,21 +6,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
+from contract.model_folder import is_encoder_decoder, read_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from contract.recipe import Recipe, TrainPart
 
+# model types whose activations overflow it
+NO_FLOAT16 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
-def choose_device(wanted: str, train: TrainPart) -> str:
-    """ "cuda" or "cpu".
+
+def choose_device(wanted: str, train: TrainPart, folder: Path) -> str:
+    """ "cuda" or "cpu", for the base in `folder`.
 
     Raises:
-        AssayError: CUDA was asked for and there is none, or the recipe's dtype cannot be trained in there.
+        AssayError: CUDA was asked for and there is none, or the recipe's dtype cannot be trained in there or with this
+            base.
     """
     import torch
 
+    kind = read_json(folder / "config.json").get("model_type")
+    if train.nf4.compute_dtype == "float16" and kind in NO_FLOAT16:
+        raise AssayError(
+            "T5 is not trained in float16: its feed-forward layers give values beyond what float16 holds",
+            where="train.nf4.compute_dtype",
+            got=f"float16 for a base of type {kind}",
+            hint="set it to bfloat16, or to float32",
+        )
     if wanted == "cuda" and not torch.cuda.is_available():
         raise AssayError(
             "there is no CUDA device",
@@ -37,18 +50,20 @@ def choose_device(wanted: str, train: TrainPart) -> str:
 
 
 def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
-    """The base, all parameters frozen.
+    """The base; all parameters frozen unless the method is full.
 
-    qlora: every linear layer but lm_head is quantized to NF4 from the stored weights cast to float32, so that
-    dequantizing gives what `bitsandbytes.functional.dequantize_4bit` gives anyone else; the rest is float32.
+    qlora: every linear layer but lm_head (and what transformers keeps in float32, T5's wo) is quantized to NF4 from the
+    stored weights cast to float32, so that dequantizing gives what `bitsandbytes.functional.dequantize_4bit` gives
+    anyone else; the rest is float32.
     lora: the weights in train.nf4.compute_dtype, which is float32 unless the recipe says otherwise.
+    full: the weights in float32.
 
     Raises:
-        AssayError: the folder does not hold a causal language model in safetensors.
+        AssayError: the folder does not hold a causal language model or an encoder-decoder in safetensors.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig
 
     from trainer import attention
 
@@ -64,11 +79,12 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
         if train.method == "qlora"
         else None
     )
+    pairs = is_encoder_decoder(folder)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = (AutoModelForSeq2SeqLM if pairs else AutoModelForCausalLM).from_pretrained(
             folder,
             output_loading_info=True,
-            dtype=torch.float32 if quantization else compute,
+            dtype=compute if train.method == "lora" else torch.float32,
             quantization_config=quantization,
             device_map={"": device},
             use_safetensors=True,
@@ -81,7 +97,7 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
             "the base cannot be loaded",
             where=str(folder),
             got=str(error).splitlines()[0],
-            expected="a causal language model in safetensors",
+            expected=f"{'an encoder-decoder' if pairs else 'a causal language model'} in safetensors",
         ) from None
     wrong = [f"{name}: missing" for name in sorted(found["missing_keys"])]
     wrong += [f"{name}: not expected" for name in sorted(found["unexpected_keys"])]
@@ -89,9 +105,9 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
         raise AssayError("the base's tensors are not those of its architecture", where=str(folder), got=listed(wrong))
     if quantization:
         _keep_full_precision_kernels(model)
-    model.requires_grad_(False)
+    model.requires_grad_(train.method == "full")
     model.config.use_cache = False
-    if attention.is_for(model.config, device, compute, train.max_length):
+    if not pairs and attention.is_for(model.config, device, compute, train.max_length):
         model.set_attn_implementation(attention.ATTENTION)
     return model
 
@@ -129,7 +145,7 @@ def add_lora(model: Any, recipe: Recipe) -> PeftModel:
         return get_peft_model(
             model,
             LoraConfig(
-                task_type="CAUSAL_LM",
+                task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
@@ -145,10 +161,34 @@ def add_lora(model: Any, recipe: Recipe) -> PeftModel:
         ) from None
 
 
-def trained_on(model: PeftModel, recipe: Recipe) -> dict[str, Any]:
+def trainable(model: Any, recipe: Recipe) -> Any:
+    """What is trained on the loaded base: LoRA layers, or the base itself, in a seeded training.
+
+    Raises:
+        AssayError: as `add_lora`.
+    """
+    if recipe.train.method != "full":
+        return add_lora(model, recipe)
+    from transformers import GenerationConfig, set_seed
+
+    set_seed(recipe.train.seed)
+    model.generation_config = GenerationConfig()  # checkpoints are saved with it, and the base's may not be valid
+    return model
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """How many are trained, and how many there are, 4-bit ones unpacked."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trained, total = model.get_nb_trainable_parameters()
+        return trained, total
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total
+
+
+def trained_on(model: Any, recipe: Recipe) -> dict[str, Any]:
     """What the adapter saw as its base, which PEFT's own config does not record; read off the loaded layers."""
     compute = recipe.train.nf4.compute_dtype
-    if recipe.train.method == "lora":
+    if recipe.train.method != "qlora":
         return {"quant": "w16", "compute_dtype": compute}
     from bitsandbytes.nn import Linear4bit
 

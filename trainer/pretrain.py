@@ -7,11 +7,8 @@ decides the number of steps.
 """
 
 import argparse
-import contextlib
-import math
 import random
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +29,8 @@ from trainer.pretrain_corpus import (
     render,
     train_tokenizer,
 )
+from trainer.pretrain_loop import autocast, optimizers, run
 
-MUON_LEARNING_RATE = 0.02
-ADAMW_LEARNING_RATE = 3e-3
-WARMUP = 0.03
 SHORT_ROWS_UNTIL = 0.12  # of the training: copying is learned sooner from short rows
 BATCH_TOKENS = 4000
 
@@ -73,35 +68,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> LlamaForCausa
     return LlamaForCausalLM(config)
 
 
-def schedule(progress: float) -> float:
-    """Share of the peak learning rate: linear warmup, then half a cosine; progress runs from 0 to 1."""
-    if progress < WARMUP:
-        return max(progress, 1e-3) / WARMUP
-    after = min((progress - WARMUP) / (1 - WARMUP), 1.0)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * after))
-
-
-def _optimizers(model: LlamaForCausalLM, peak: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the layers' matrices, AdamW for embeddings and norms.
-
-    With AdamW alone so small a model needs several times the steps until it copies numbers.
-    """
-    layers = [p for p in model.model.layers.parameters() if p.dim() == 2]
-    held = {id(p) for p in layers}
-    others = [p for p in model.parameters() if id(p) not in held]
-    return [
-        torch.optim.Muon(layers, lr=peak * MUON_LEARNING_RATE, weight_decay=0.02),
-        torch.optim.AdamW(others, lr=peak * ADAMW_LEARNING_RATE, betas=(0.9, 0.97), weight_decay=0.0),
-    ]
-
-
-def _autocast() -> contextlib.AbstractContextManager[Any]:
-    """bf16 where the CPU has it, which is about twice as quick; plain fp32 elsewhere."""
-    if torch.cpu._is_avx512_bf16_supported():
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 def train(
     model: LlamaForCausalLM,
     rows: list[Encoded],
@@ -116,47 +82,25 @@ def train(
 
     `again` says that the model has been trained before: half the learning rate, and no short rows first.
     """
-    if (steps is None) == (minutes is None):
-        raise ValueError("give either steps or minutes")
-    optimizers = _optimizers(model, 0.5 if again else 1.0)
-    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    layers = [p for p in model.model.layers.parameters() if p.dim() == 2]
     rng = random.Random(seed)
     every = batches(rows, batch_tokens, rng)
-    short = batches(sorted(rows, key=lambda row: len(row.ids))[: max(1, len(rows) // 5)], batch_tokens, rng)
+    short = batches(sorted(rows, key=len)[: max(1, len(rows) // 5)], batch_tokens, rng)
     short_until = 0.0 if again else SHORT_ROWS_UNTIL
-    losses: list[float] = []
-    answers: list[float] = []  # the part that copying brings down; names made up on the spot keep the rest high
-    model.train()
-    start = time.monotonic()
-    progress = 0.0
-    while progress < 1:
-        ids, weights = collate(next(short if progress < short_until else every), model.config.pad_token_id)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, peak in zip(groups, peaks, strict=True):
-            group["lr"] = peak * schedule(progress)
-        with _autocast():
+
+    def batch_at(progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return collate(next(short if progress < short_until else every), model.config.pad_token_id)
+
+    def loss_of(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, float | None]:
+        ids, weights = batch
+        with autocast():
             logits = model(input_ids=ids).logits
         each = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
         counted = weights[:, 1:].flatten()
-        loss = (each * counted).sum() / counted.sum()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(loss.item())
-        if (counted == ANSWER_WEIGHT).any():
-            answers.append(each[counted == ANSWER_WEIGHT].mean().item())
-        elapsed = time.monotonic() - start
-        progress = len(losses) / steps if steps is not None else elapsed / (60 * (minutes or 1))
-        if len(losses) % 20 == 0 or progress >= 1:
-            recent, copied = (sum(last) / max(1, len(last)) for last in (losses[-20:], answers[-20:]))
-            left = max(0.0, elapsed / progress - elapsed)
-            told = f"step {len(losses)}  loss {recent:.3f}  of answers {copied:.3f}"
-            print(f"{told}  {elapsed:.0f} s, {left:.0f} s left", file=sys.stderr)
-    model.eval()
-    return losses
+        answers = each[counted == ANSWER_WEIGHT]
+        return (each * counted).sum() / counted.sum(), answers.mean().item() if len(answers) else None
+
+    return run(model, optimizers(model, layers, 0.5 if again else 1.0), batch_at, loss_of, steps=steps, minutes=minutes)
 
 
 def probe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]) -> float:

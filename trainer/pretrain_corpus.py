@@ -6,10 +6,10 @@ Rows are {"text": ...} or {"messages": [{"role", "content"}, ...]}.
 import json
 import random
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -29,6 +29,8 @@ CHAT_TEMPLATE = (
 ANSWER_WEIGHT = 4.0  # of an answer's tokens; all others count 1
 WINDOW = 40  # batches sorted by length at a time, so that little is padding
 
+Row = TypeVar("Row", bound=Sized)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -36,6 +38,9 @@ class Encoded:
 
     ids: "array[int]"
     weights: "array[float]"
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def read_corpus(path: Path) -> list[dict[str, Any]]:
@@ -66,8 +71,13 @@ def render(row: dict[str, Any]) -> tuple[str, list[tuple[int, int]]]:
     return text, spans
 
 
-def train_tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE without normalizer that puts BOS first."""
+def words(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The bare text of every row."""
+    return (row.get("text") or "\n".join(message["content"] for message in row["messages"]) for row in rows)
+
+
+def byte_level_bpe(texts: Iterator[str], vocabulary: int, special: tuple[str, ...]) -> Tokenizer:
+    """A byte-level BPE without normalizer, every digit alone; the special tokens have the first ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -78,17 +88,22 @@ def train_tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTo
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (row.get("text") or "\n".join(message["content"] for message in row["messages"]) for row in rows)
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocabulary:
         raise ValueError(
             f"the corpus yields a vocabulary of {tokenizer.get_vocab_size()}, wanted {vocabulary}: "
             "give a larger corpus or a smaller vocabulary"
         )
+    return tokenizer
+
+
+def train_tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that puts BOS first, with a chat template."""
+    tokenizer = byte_level_bpe(words(rows), vocabulary, SPECIAL)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A",
         pair=f"{BOS} $A {BOS} $B",
@@ -121,16 +136,16 @@ def encode(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], longe
     return found
 
 
-def batches(rows: list[Encoded], budget: int, rng: random.Random) -> Iterator[list[Encoded]]:
+def batches(rows: list[Row], budget: int, rng: random.Random) -> Iterator[list[Row]]:
     """Endless batches of similar lengths, at most `budget` tokens with padding, in random order."""
     while True:
         order = rng.sample(rows, len(rows))
-        size = max(1, budget // max(1, sum(len(row.ids) for row in rows) // len(rows))) * WINDOW
+        size = max(1, budget // max(1, sum(len(row) for row in rows) // len(rows))) * WINDOW
         for start in range(0, len(order), size):
-            window = sorted(order[start : start + size], key=lambda row: len(row.ids))
-            made: list[list[Encoded]] = [[]]
+            window = sorted(order[start : start + size], key=lambda row: len(row))
+            made: list[list[Row]] = [[]]
             for row in window:
-                if made[-1] and len(row.ids) * (len(made[-1]) + 1) > budget:
+                if made[-1] and len(row) * (len(made[-1]) + 1) > budget:
                     made.append([])
                 made[-1].append(row)
             rng.shuffle(made)

@@ -54,13 +54,18 @@ def _spread(name: str, what: str, spread: Spread) -> str:
 def adapter_text(artifact: Artifact) -> str:
     """What was trained, how well, and at what cost."""
     details, figures = artifact.details, artifact.manifest.measurements
-    trained_on = details["trained_on"]
-    quant = f"NF4, blocks of {trained_on['block_size']}" if trained_on["quant"] == "nf4" else "16-bit weights"
+    match details.get("trained_on"):
+        case None:
+            how = "all weights trained"
+        case {"quant": "nf4", "block_size": size, "compute_dtype": compute}:
+            how = f"NF4, blocks of {size}, computed in {compute}"
+        case trained_on:
+            how = f"16-bit weights, computed in {trained_on['compute_dtype']}"
     return "\n".join(
         [
             f"{artifact.path}",
             f"  digest      {artifact.digest}",
-            f"  base        {details['base']} ({quant}, computed in {trained_on['compute_dtype']})",
+            f"  base        {details['base']} ({how})",
             f"  parameters  {details['trainable_parameters']:,} trained of {details['total_parameters']:,}",
             f"  validation  loss {details['validation_loss']:.4f} nats per token at step {details['best_step']} of "
             f"{details['steps']}",

@@ -2,103 +2,51 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.state import AcceleratorState
-from torch.utils.data import SequentialSampler
-from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from contract.errors import AssayError
-from trainer.loss import summed_nll, takes_columns
+from trainer.loss import labelled, summed_nll, takes_columns
+from trainer.ordered import OrderedRows
+from trainer.settings import on_one_device, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from datasets import Dataset
-    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from contract.recipe import TrainPart
     from trainer.tokenize import TokenRow
 
 
-class CompletionTrainer(SFTTrainer):
-    """Trains on rows in the order given; the loss is summed_nll over all supervised tokens of an optimizer step."""
+class CompletionTrainer(OrderedRows, SFTTrainer):
+    """Trains a causal model on rows in the order given, on their completions."""
 
     columns_only: bool = False
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Mean negative log-likelihood in nats per supervised token of the whole optimizer step.
+    def nll(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Negative log-likelihood in nats, summed over the completions' tokens."""
+        return summed_nll(model, batch, columns_only=self.columns_only)
 
-        SFTTrainer's own also computes entropy and accuracy, on a CPU for every position of the prompt too.
-        """
-        assert num_items_in_batch is not None
-        assert not return_outputs
-        return summed_nll(model, inputs, columns_only=self.columns_only) / num_items_in_batch
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's writes a model card first
+    def batch_of(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
+        """Rows through TRL's collator."""
+        return self.data_collator([labelled(row) for row in rows])
 
 
 def make_config(train: TrainPart, work: Path, device: str, steps: int, log_every: int) -> SFTConfig:
-    """The recipe's settings in TRL's words; every default that would change the data or the numbers is off."""
-    # both would pass on the precision of an earlier training in this process
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
-    AcceleratorState._reset_state()
-    schedulers = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+    """The recipe's settings in TRL's words."""
     config = SFTConfig(
-        output_dir=str(work),
-        max_steps=steps,
-        per_device_train_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.accumulation_steps,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=schedulers[train.scheduler],
-        warmup_steps=round(train.warmup_ratio * steps),
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch",
-        seed=train.seed,
-        data_seed=train.seed,
-        bf16=train.nf4.compute_dtype == "bfloat16",
-        fp16=train.nf4.compute_dtype == "float16",
-        gradient_checkpointing=train.gradient_checkpointing,
-        max_length=None,
-        packing=False,
-        completion_only_loss=True,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
-        dataloader_num_workers=0,
-        eval_strategy="no",
-        save_strategy="no",
-        save_only_model=False,
-        logging_steps=log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        push_to_hub=False,
+        **settings(train, work, device, steps, log_every), max_length=None, packing=False, completion_only_loss=True
     )
-    config._n_gpu = min(config.n_gpu, 1)  # one device; with several visible Trainer would split batches over them
+    on_one_device(config)
     return config
 
 
 def make_trainer(
-    model: PeftModel,
+    model: Any,
     config: SFTConfig,
     rows: Sequence[TokenRow],
     tokenizer: PreTrainedTokenizerBase,
@@ -125,9 +73,8 @@ def make_trainer(
     for name, parameter in model.named_parameters():
         if name in initial:
             parameter.data = initial[name]
-    trainer.columns_only = takes_columns(model.get_base_model())
-    trainer.model_accepts_loss_kwargs = True  # the loss is divided by the step's tokens here, and nowhere again
-    trainer.remove_callback(PrinterCallback)
+    trainer.columns_only = takes_columns(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    trainer.settle()
     audit_batch(trainer, rows, stops)
     return trainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from contract.errors import AssayError, listed
 from contract.example import Example
@@ -24,6 +24,8 @@ from contract.prompt import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Row = TypeVar("Row", covariant=True)
+
 
 @dataclass(frozen=True)
 class TokenRow:
@@ -40,9 +42,35 @@ class TokenRow:
         return [0] * self.prompt_tokens + [1] * self.supervised_tokens
 
     @property
+    def tokens(self) -> int:
+        """Prompt and completion together."""
+        return len(self.input_ids)
+
+    @property
     def supervised_tokens(self) -> int:
         """How many tokens the loss is taken on."""
         return len(self.input_ids) - self.prompt_tokens
+
+
+class RowEncoder(Protocol[Row]):
+    """What makes rows of one kind from examples."""
+
+    def prompt(self, document: str) -> list[int]:
+        """The ids of the prompt, uncut."""
+        ...
+
+    def completion(self, document: str, summary: str) -> list[int]:
+        """The ids of the summary, closing token included."""
+        ...
+
+    def row(self, row_id: str, document: str, summary: str) -> Row:
+        """A row that fits; raises AssayError where none does."""
+        ...
+
+    @property
+    def fits(self) -> str:
+        """What must fit, for messages."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +82,16 @@ class Encoder:
     tokenize: Tokenize
     bos_id: int | None
     max_length: int
+
+    @property
+    def plain(self) -> bool:
+        """Does the model come without a chat template?"""
+        return self.chat.plain
+
+    @property
+    def fits(self) -> str:
+        """What must fit, for messages."""
+        return f"prompt and summary within train.max_length = {self.max_length}"
 
     def prompt(self, document: str) -> list[int]:
         """The ids of the prompt, uncut."""
@@ -77,6 +115,10 @@ class Encoder:
             prompt, completion = self.prompt(document), self.completion(document, summary)
             cut = full - len(prompt)
         return TokenRow(row_id, [*prompt, *completion], len(prompt), cut)
+
+    def check(self, rows: Sequence[TokenRow], stops: Iterable[int]) -> dict[str, float]:
+        """`check_rows` for this encoder's rows."""
+        return check_rows(rows, stops, self.bos_id)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -110,12 +152,12 @@ def make_encoder(folder: Path, spec: PromptSpec, max_length: int, tokenizer: Any
     return Encoder(chat_format(folder, spec.template), spec, hf_tokenize(tokenizer), tokenizer.bos_token_id, max_length)
 
 
-def closing_id(encoder: Encoder) -> int:
+def closing_id(encoder: RowEncoder[Any]) -> int:
     """The token that ends every completion."""
     return encoder.completion("x", "x")[-1]
 
 
-def all_stop_ids(folder: Path, encoder: Encoder, eos_id: int | None) -> list[int]:
+def all_stop_ids(folder: Path, encoder: RowEncoder[Any], eos_id: int | None) -> list[int]:
     """Every id that ends generation: the base's, the tokenizer's EOS, and the token that closes the turn; sorted."""
     return sorted({*stop_ids(folder), closing_id(encoder), *([] if eos_id is None else [eos_id])})
 
@@ -127,13 +169,14 @@ def targets(examples: Iterable[Example]) -> Iterable[tuple[str, str, str]]:
             yield example.id if number == 1 else f"{example.id}#{number}", example.document, summary
 
 
-def encode_rows(encoder: Encoder, examples: Sequence[Example]) -> list[TokenRow]:
+def encode_rows(encoder: RowEncoder[Row], examples: Sequence[Example]) -> list[Row]:
     """One row per reference of every example, in order.
 
     Raises:
-        AssayError: naming every example whose summary does not fit into `max_length`.
+        AssayError: naming every example whose summary does not fit.
     """
-    rows, refused = [], []
+    rows: list[Row] = []
+    refused = []
     for row_id, document, summary in targets(examples):
         try:
             rows.append(encoder.row(row_id, document, summary))
@@ -141,11 +184,11 @@ def encode_rows(encoder: Encoder, examples: Sequence[Example]) -> list[TokenRow]
             refused.append(f"{row_id} ({len(encoder.completion(document, summary))} tokens)")
     if refused:
         raise AssayError(
-            "summaries leave no room for their documents, and summaries are never cut",
+            "summaries are too long or leave no room for their documents, and summaries are never cut",
             where=f"{len(refused)} row(s)",
             got=listed(refused),
-            expected=f"prompt and summary within train.max_length = {encoder.max_length}",
-            hint="raise train.max_length or remove these rows; assay data lists them",
+            expected=encoder.fits,
+            hint="raise that length or remove these rows; assay data lists them",
         )
     return rows
 

@@ -1,4 +1,4 @@
-"""The training stage: recipe and splits in, an adapter out."""
+"""The training stage: recipe and splits in, an adapter out, or a whole model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError
-from contract.model_folder import license_of, resolve_model
+from contract.model_folder import is_encoder_decoder, license_of, resolve_model
 from trainer.checkpoint import LOG_FILE, Checkpoint, best_of, complete_checkpoints, prepare, work_folder
 from trainer.data import Splits
 from trainer.order import evaluation_steps, step_count, training_order
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
-    from trainer.tokenize import Encoder, TokenRow
+    from trainer.rows import AnyEncoder, AnyRow
 
 # The parts of a recipe an adapter depends on.
 RECIPE_PARTS = ("model", "data", "prompt", "train")
@@ -40,11 +40,11 @@ class _Plan:
     """Everything that is settled before a model is loaded."""
 
     folder: Path
-    encoder: Encoder
+    encoder: AnyEncoder
     tokenizer: Any
     stops: list[int]
-    train: list[TokenRow]  # in the order they are seen, epochs end to end
-    valid: list[TokenRow]
+    train: list[AnyRow]  # in the order they are seen, epochs end to end
+    valid: list[AnyRow]
     supervised: dict[str, float]
     cut_rows: int
     steps: int
@@ -54,15 +54,17 @@ class _Plan:
 def train_adapter(
     recipe: Recipe, splits: Splits, out: Path, *, resume: bool = False, device: str = "auto", threads: int = 2
 ) -> Artifact:
-    """Fine-tune an adapter with TRL's SFTTrainer; the checkpoint with the lowest validation loss becomes the adapter.
+    """Fine-tune an adapter; the checkpoint with the lowest validation loss becomes it.
 
-    Checkpoints lie in a hidden folder beside `out`, which is removed when the adapter is written. The adapter is the
+    TRL's SFTTrainer trains a causal model, transformers' Seq2SeqTrainer an encoder-decoder: the base's config.json
+    decides. With train.method "full" there is no adapter: what comes out is a whole model, of kind "merged", in
+    merge.dtype. Checkpoints lie in a hidden folder beside `out`, which is removed when the result is written. It is the
     same, byte for byte, whether training was interrupted or not, on the same machine and with as many threads.
 
     Args:
         recipe: what to train and how; train.max_steps, where given, takes the place of train.epochs.
         splits: what to learn from, and what to choose the checkpoint by.
-        out: the adapter's folder, which must not exist.
+        out: the result's folder, which must not exist.
         resume: go on from the newest complete checkpoint; start afresh where there is none.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads.
@@ -84,7 +86,7 @@ def train_adapter(
         from trainer.model import choose_device
 
         torch.set_num_threads(threads)
-        device = choose_device(device, recipe.train)
+        device = choose_device(device, recipe.train, folder)
         plan = _make_plan(recipe, splits, folder)
         work = work_folder(out)
         fingerprint = _fingerprint(recipe, splits, base)
@@ -102,17 +104,18 @@ def train_adapter(
 
 
 def _make_plan(recipe: Recipe, splits: Splits, folder: Path) -> _Plan:
-    from trainer.tokenize import all_stop_ids, check_rows, encode_rows, load_tokenizer, make_encoder
+    from trainer.rows import encoder_of
+    from trainer.tokenize import all_stop_ids, encode_rows, load_tokenizer
 
     part = recipe.train
     tokenizer = load_tokenizer(folder)
-    encoder = make_encoder(folder, recipe.prompt.spec(), part.max_length, tokenizer)
-    if encoder.chat.plain:
+    encoder: Any = encoder_of(folder, recipe, tokenizer)  # its rows are of one kind, whichever
+    if encoder.plain:
         _say("the base has no chat template: prompts are written in the plain completion format")
     stops = all_stop_ids(folder, encoder, tokenizer.eos_token_id)
     train, valid = encode_rows(encoder, splits.train), encode_rows(encoder, splits.valid)
-    supervised = check_rows(train, stops, encoder.bos_id)
-    check_rows(valid, stops, encoder.bos_id)
+    supervised = encoder.check(train, stops)
+    encoder.check(valid, stops)
     if len(valid) > MAX_VALIDATION_ROWS:
         valid = [valid[i * len(valid) // MAX_VALIDATION_ROWS] for i in range(MAX_VALIDATION_ROWS)]
         _say(f"validation loss is measured on {MAX_VALIDATION_ROWS} rows, evenly spaced")
@@ -124,7 +127,7 @@ def _make_plan(recipe: Recipe, splits: Splits, folder: Path) -> _Plan:
     per_step = part.batch_size * part.accumulation_steps
     steps = step_count(len(train), per_step, part.epochs, part.max_steps)
     seen = steps * per_step if part.max_steps is not None else round(len(train) * part.epochs)
-    lengths = [len(row.input_ids) for row in train]
+    lengths = [row.tokens for row in train]
     order = training_order(lengths, part.batch_size, max(1, seen), part.seed)
     tokens = [sum(lengths[index] for index in order[i : i + per_step]) for i in range(0, len(order), per_step)]
     return _Plan(
@@ -145,6 +148,7 @@ def _fingerprint(recipe: Recipe, splits: Splits, base: Artifact) -> dict[str, st
     from contract.recipe import recipe_sha256
 
     return {
+        **({"recipe.merge": recipe_sha256(recipe, "merge")} if recipe.train.method == "full" else {}),
         "recipe.prompt": recipe_sha256(recipe, "prompt"),
         "recipe.train": recipe_sha256(recipe, "train"),
         "base model": base.digest,
@@ -160,15 +164,19 @@ def _train(
 
     from trainer.callbacks import Course
     from trainer.loss import validation_loss
-    from trainer.model import adapted_modules, add_lora, load_base, trained_on
-    from trainer.sft import make_config, make_trainer
+    from trainer.model import adapted_modules, count_parameters, load_base, trainable, trained_on
 
-    model = add_lora(load_base(plan.folder, recipe, device), recipe)
-    trainable, total = model.get_nb_trainable_parameters()
-    config = make_config(recipe.train, work, device, plan.steps, max(1, round(plan.steps / _LOG_ROWS)))
+    kind: Any  # the two modules offer the same functions
+    if is_encoder_decoder(plan.folder):
+        from trainer import seq2seq as kind
+    else:
+        from trainer import sft as kind
+    model = trainable(load_base(plan.folder, recipe, device), recipe)
+    trained, total = count_parameters(model)
+    config = kind.make_config(recipe.train, work, device, plan.steps, max(1, round(plan.steps / _LOG_ROWS)))
 
     def validate() -> float:
-        return validation_loss(model, plan.valid, trainer.data_collator, device, columns_only=trainer.columns_only)
+        return validation_loss(model, plan.valid, trainer.batch_of, trainer.nll, device)
 
     course = Course(
         work,
@@ -178,7 +186,7 @@ def _train(
         validate,
         newest.log() if newest else [],
     )
-    trainer = make_trainer(model, config, plan.train, plan.tokenizer, course, plan.stops)
+    trainer = kind.make_trainer(model, config, plan.train, plan.tokenizer, course, plan.stops)
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -197,12 +205,11 @@ def _train(
     figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit_bytes
     if device == "cuda":
         figures["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
-    facts = {
-        "trained_on": trained_on(model, recipe),
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "lora": {**recipe.train.lora.model_dump(), "target_modules": adapted_modules(model)},
-    }
+    facts: dict[str, Any] = {"trainable_parameters": trained, "total_parameters": total}
+    if recipe.train.method == "full":
+        return facts | {"dtype": recipe.merge.dtype}, figures
+    facts["trained_on"] = trained_on(model, recipe)
+    facts["lora"] = {**recipe.train.lora.model_dump(), "target_modules": adapted_modules(model)}
     return facts, figures
 
 
@@ -217,7 +224,7 @@ def _write(
     figures: dict[str, Any],
 ) -> Artifact:
     from contract.recipe import recipe_sha256
-    from trainer.adapter_folder import write_adapter, write_generation_config, write_tokenizer
+    from trainer.adapter_folder import write_adapter, write_model
     from trainer.plot import plot_loss
 
     checkpoints = complete_checkpoints(work)
@@ -229,7 +236,7 @@ def _write(
         "license": license_of(plan.folder),
         "prompt": recipe.prompt.spec().as_dict(),
         **facts,
-        "generate": {"max_new_tokens": recipe.generate.max_new_tokens},
+        "generate": recipe.generate.recorded(),
         "train": recipe.train.model_dump(),
         "seed": recipe.train.seed,
         "steps": plan.steps,
@@ -240,30 +247,47 @@ def _write(
         "cut_rows": plan.cut_rows,
         "supervised_tokens_per_row": plan.supervised,
         "stop_ids": plan.stops,
-        "plain_template": plan.encoder.chat.plain,
+        "plain_template": plan.encoder.plain,
     }
+    full = recipe.train.method == "full"
     with new_artifact(
         out,
-        "adapter",
+        "merged" if full else "adapter",
         recipe.name,
         parents=[Parent("base", reference, base.digest)],
-        recipe_sha256=recipe_sha256(recipe, *RECIPE_PARTS),
+        recipe_sha256=recipe_sha256(recipe, *RECIPE_PARTS, *(["merge"] if full else [])),
         data_sha256=splits.sha256,
         tools=tool_versions(*TOOLS),
         details=details,
     ) as draft:
-        write_adapter(draft.path, best.path, reference, None if local else recipe.model.revision)
-        write_tokenizer(draft.path, plan.folder, plan.encoder.chat)
-        pad_id = plan.tokenizer.pad_token_id
-        write_generation_config(
-            draft.path, plan.encoder.bos_id, plan.stops, plan.tokenizer.eos_token_id if pad_id is None else pad_id
-        )
+        if full:
+            write_model(draft.path, best.path, plan.folder, recipe.merge.dtype)
+        else:
+            write_adapter(draft.path, best.path, reference, None if local else recipe.model.revision)
+        _write_text_files(draft.path, plan)
         shutil.copyfile(last.path / LOG_FILE, draft.measured / LOG_FILE)
         plot_loss(last.log(), best.step, draft.measured / "loss.png")
         draft.measurements |= figures
     shutil.rmtree(work)
-    _say(f"the adapter is the checkpoint of step {best.step}, validation loss {best.validation_loss:.4f}")
+    what = "model" if full else "adapter"
+    _say(f"the {what} is the checkpoint of step {best.step}, validation loss {best.validation_loss:.4f}")
     return draft.finished
+
+
+def _write_text_files(folder: Path, plan: _Plan) -> None:
+    """The tokenizer, and how text is generated."""
+    from trainer.adapter_folder import write_generation_config, write_pair_generation_config, write_tokenizer
+    from trainer.seq2seq_rows import PairEncoder
+
+    if isinstance(plan.encoder, PairEncoder):
+        write_tokenizer(folder, plan.folder, None)
+        write_pair_generation_config(folder, plan.folder)
+        return
+    write_tokenizer(folder, plan.folder, plan.encoder.chat)
+    pad_id = plan.tokenizer.pad_token_id
+    write_generation_config(
+        folder, plan.encoder.bos_id, plan.stops, plan.tokenizer.eos_token_id if pad_id is None else pad_id
+    )
 
 
 @contextmanager

@@ -67,7 +67,13 @@ def test_validation_changes_nothing_and_gradients_still_pass(model: Any, rows: l
     tokens = sum(row.supervised_tokens for row in rows)
     model.train()
     before = summed_nll(model, batch, columns_only=True)
-    validated = validation_loss(model, rows, collate, "cpu", columns_only=True)
+    validated = validation_loss(
+        model,
+        rows,
+        lambda some: collate([labelled(row) for row in some]),
+        lambda model, batch: summed_nll(model, batch, columns_only=True),
+        "cpu",
+    )
     assert model.training
     assert validated == pytest.approx(before.item() / tokens, rel=1e-5)  # float32 on both sides, not bfloat16
     after = summed_nll(model, batch, columns_only=True)
