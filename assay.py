@@ -15,7 +15,7 @@ COMMANDS = {
     "data": ("trainer.cli", "Validate and split the examples; print what was found."),
     "train": ("trainer.cli", "Fine-tune an adapter."),
     "merge": ("flow.merge_cli", "Merge an adapter into its base, clean, and prove it by reloading."),
-    "export": ("export.cli", "Write a model for another engine: GGUF, a LoRA as GGUF, Ollama."),
+    "export": ("flow.export_cli", "Write a model for another engine: GGUF, a LoRA as GGUF, Ollama."),
     "eval": ("evalsuite.cli", "Score artifacts against each other; write metrics, verdict and report."),
     "gate": ("evalsuite.cli", "Say yes or no to an evaluation: exit 0 or 1."),
     "score": ("evalsuite.metrics.score_cli", "Score summaries that are already written, by every text metric."),

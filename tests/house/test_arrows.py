@@ -73,6 +73,7 @@ def test_contract_imports_nothing_heavy() -> None:
         ["merge"],
         ["export"],
         ["export", "gguf"],
+        ["export", "onnx"],
         ["export", "lora-gguf"],
         ["export", "ollama"],
         ["score"],
