@@ -8,58 +8,27 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError, did_you_mean
 from contract.example import Columns
+from contract.limits import GatePart, OnnxPrecision, Part, Quant
 from contract.prompt import DEFAULT_USER, PromptSpec
 from contract.runtime import GenerateParams
 
-Quant = Literal[
-    "f32",
-    "bf16",
-    "f16",
-    "q8_0",
-    "q6_k",
-    "q5_k_m",
-    "q5_k_s",
-    "q5_0",
-    "q4_k_m",
-    "q4_k_s",
-    "q4_0",
-    "iq4_nl",
-    "iq4_xs",
-    "q3_k_l",
-    "q3_k_m",
-    "q3_k_s",
-    "iq3_xxs",
-    "q2_k",
-    "iq2_m",
-    "q2_k_s",
-    "iq2_s",
-    "iq2_xs",
-    "iq2_xxs",
-    "iq1_m",
-    "iq1_s",
-]
-OnnxPrecision = Literal["fp32", "fp16", "int8", "int4"]
 # llama.cpp does not make these without an importance matrix
 NEED_IMATRIX: tuple[Quant, ...] = ("iq3_xxs", "iq2_m", "q2_k_s", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelPart(_Part):
+class ModelPart(Part):
     """The model that is fine-tuned."""
 
     base: str = Field(description="A model folder (relative to the recipe) or a hub id.")
     revision: str | None = Field(None, description="The hub revision; null takes the newest.")
 
 
-class ColumnsPart(_Part):
+class ColumnsPart(Part):
     """Which column holds what; null tries the usual names."""
 
     id: str | None = Field(
@@ -76,7 +45,7 @@ class ColumnsPart(_Part):
         return Columns(self.id, self.document, tuple(names) if names else None)
 
 
-class SplitPart(_Part):
+class SplitPart(Part):
     """How one file is divided, in the order of its rows."""
 
     train: int = Field(gt=0, description="Rows for training.")
@@ -84,7 +53,7 @@ class SplitPart(_Part):
     test: int = Field(gt=0, description="Rows for the test.")
 
 
-class DataPart(_Part):
+class DataPart(Part):
     """The examples: three files, or one that is split. `--data` replaces the paths."""
 
     train: str | None = Field(
@@ -99,7 +68,7 @@ class DataPart(_Part):
     columns: ColumnsPart = Field(ColumnsPart(), description="Which column holds what.")
 
 
-class PromptPart(_Part):
+class PromptPart(Part):
     """The words around the document."""
 
     user: str = Field(DEFAULT_USER, description="The user's turn; {document} is replaced, {language} may be used.")
@@ -122,7 +91,7 @@ class PromptPart(_Part):
         return PromptSpec(self.user, self.system, self.language, self.template)
 
 
-class LoraPart(_Part):
+class LoraPart(Part):
     """The adapter's shape."""
 
     rank: int = Field(16, gt=0, description="Rank of the two matrices.")
@@ -132,7 +101,7 @@ class LoraPart(_Part):
     use_rslora: bool = Field(False, description="Scale by alpha / √rank instead.")
 
 
-class Nf4Part(_Part):
+class Nf4Part(Part):
     """How qlora stores the base while it trains."""
 
     double_quant: bool = Field(True, description="Quantize the block scales too.")
@@ -143,7 +112,7 @@ class Nf4Part(_Part):
     )
 
 
-class TrainPart(_Part):
+class TrainPart(Part):
     """Supervised fine-tuning: TRL's SFTTrainer, or transformers' Seq2SeqTrainer for an encoder-decoder base."""
 
     method: Literal["qlora", "lora", "full"] = Field(
@@ -180,7 +149,7 @@ class TrainPart(_Part):
     nf4: Nf4Part = Field(Nf4Part(), description="How qlora stores the base, and what is computed in.")
 
 
-class MergePart(_Part):
+class MergePart(Part):
     """Adapter and base into one model."""
 
     dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="Stored dtype; merged in float32.")
@@ -191,7 +160,7 @@ class MergePart(_Part):
     )
 
 
-class GgufPart(_Part):
+class GgufPart(Part):
     """GGUF files to make."""
 
     quants: list[Quant] = Field(["f16", "q8_0", "q4_k_m"], min_length=1, description="One artifact each.")
@@ -206,7 +175,7 @@ class GgufPart(_Part):
     )
 
 
-class OnnxPart(_Part):
+class OnnxPart(Part):
     """ONNX folders to make."""
 
     precisions: list[OnnxPrecision] = Field(["fp32", "int8"], min_length=1, description="One artifact each.")
@@ -219,14 +188,14 @@ class OnnxPart(_Part):
     )
 
 
-class ExportPart(_Part):
+class ExportPart(Part):
     """What is made from the merged model."""
 
     gguf: GgufPart | None = Field(GgufPart(), description="GGUF files; null makes none.")
     onnx: OnnxPart | None = Field(None, description="ONNX folders; null makes none.")
 
 
-class GeneratePart(_Part):
+class GeneratePart(Part):
     """How summaries are written when artifacts are scored and served."""
 
     max_new_tokens: int = Field(128, gt=0, description="A summary that is longer counts as never stopped.")
@@ -246,139 +215,7 @@ class GeneratePart(_Part):
         return {"max_new_tokens": self.max_new_tokens, **self.model_dump(exclude_defaults=True)}
 
 
-class QuantLimits(_Part):
-    """How far an export may be from the merged model."""
-
-    max_kl_nats: float = Field(gt=0, description="Mean KL(merged‖export) per token, on either target set.")
-    min_top1_agreement: float = Field(ge=0, le=1, description="Share of tokens with the same argmax.")
-    max_perplexity_ratio: float = Field(gt=1, description="Perplexity over the merged model's.")
-    max_rouge_l_loss: float = Field(gt=0, description="ROUGE-L points it may lose (non-inferiority margin).")
-
-
-def _limits(kl: float, top1: float, ratio: float, rouge: float) -> QuantLimits:
-    return QuantLimits(max_kl_nats=kl, min_top1_agreement=top1, max_perplexity_ratio=ratio, max_rouge_l_loss=rouge)
-
-
-def _default_onnx_limits() -> dict[OnnxPrecision, QuantLimits]:
-    return {
-        "fp32": _limits(1e-6, 0.999, 1.001, 1.0),
-        "fp16": _limits(0.001, 0.99, 1.005, 1.0),
-        "int8": _limits(0.05, 0.935, 1.05, 1.5),
-        "int4": _limits(0.15, 0.89, 1.15, 2.0),
-    }
-
-
-def _default_quant_limits() -> dict[Quant, QuantLimits]:
-    return {
-        "f32": _limits(1e-6, 0.999, 1.001, 1.0),
-        "f16": _limits(1e-4, 0.995, 1.002, 1.0),
-        "bf16": _limits(0.001, 0.99, 1.005, 1.0),
-        "q8_0": _limits(0.005, 0.98, 1.01, 1.0),
-        "q6_k": _limits(0.015, 0.965, 1.02, 1.0),
-        "q5_k_m": _limits(0.03, 0.95, 1.035, 1.5),
-        "q5_k_s": _limits(0.035, 0.945, 1.04, 1.5),
-        "q5_0": _limits(0.04, 0.94, 1.045, 1.5),
-        "q4_k_m": _limits(0.08, 0.92, 1.08, 2.0),
-        "q4_k_s": _limits(0.1, 0.91, 1.1, 2.0),
-        "q4_0": _limits(0.13, 0.9, 1.13, 2.0),
-        "iq4_nl": _limits(0.13, 0.9, 1.13, 2.0),
-        "iq4_xs": _limits(0.14, 0.895, 1.14, 2.0),
-        "q3_k_l": _limits(0.2, 0.87, 1.2, 3.0),
-        "q3_k_m": _limits(0.25, 0.855, 1.25, 3.0),
-        "q3_k_s": _limits(0.4, 0.82, 1.45, 4.0),
-        "iq3_xxs": _limits(0.45, 0.81, 1.5, 4.0),
-        "q2_k": _limits(0.6, 0.78, 1.7, 5.0),
-        "iq2_m": _limits(0.65, 0.77, 1.8, 5.0),
-        "q2_k_s": _limits(0.7, 0.76, 1.9, 5.0),
-        "iq2_s": _limits(0.8, 0.74, 2.0, 5.5),
-        "iq2_xs": _limits(0.9, 0.72, 2.2, 6.0),
-        "iq2_xxs": _limits(1.1, 0.68, 2.6, 7.0),
-        "iq1_m": _limits(1.4, 0.62, 3.5, 8.0),
-        "iq1_s": _limits(1.7, 0.58, 4.5, 10.0),
-    }
-
-
-class MergeLimits(_Part):
-    """How far the merged model may be from the unmerged adapter on the same weights."""
-
-    rounding_multiple: float = Field(
-        4.0,
-        gt=1,
-        description="Mean KL allowed: self-noise plus this many times what "
-        "rounding the fp32 merge to the stored dtype costs by itself.",
-    )
-
-
-class BaseChangeLimits(_Part):
-    """How far an NF4-trained adapter may move when it is put on 16-bit weights."""
-
-    max_kl_nats: float = Field(0.25, gt=0, description="Mean KL per token.")
-    min_top1_agreement: float = Field(0.85, ge=0, le=1, description="Share of tokens with the same argmax.")
-    max_rouge_l_loss: float = Field(2.0, gt=0, description="ROUGE-L points it may lose.")
-
-
-class ServedLimits(_Part):
-    """How far what an endpoint serves may be from the local artifact it claims to be."""
-
-    min_same_text: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="Share of greedy texts that must be the same, and of stops; other engines and batch sizes break "
-        "near-ties.",
-    )
-    max_rouge_l_loss: float = Field(1.0, gt=0, description="ROUGE-L points it may lose.")
-    allow_control_text: bool = Field(
-        True,
-        description="May text in a document become control tokens? Most servers let it; `assay serve` does not.",
-    )
-
-
-class GatePart(_Part):
-    """What an artifact must meet before it is served."""
-
-    require: list[str] = Field(["merged", "q4_k_m"], min_length=1, description="Artifacts that must pass.")
-    max_eos_rate_loss: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="Share of summaries that may stop ending by themselves, against the model it was made from.",
-    )
-    merge: MergeLimits = Field(MergeLimits(), description="Merge fidelity.")
-    base_change: BaseChangeLimits = Field(BaseChangeLimits(), description="NF4-trained adapter on 16-bit weights.")
-    quant: dict[Quant, QuantLimits] = Field(
-        default_factory=_default_quant_limits, description="Limits per GGUF type; a type left out keeps its default."
-    )
-    onnx: dict[OnnxPrecision, QuantLimits] = Field(
-        default_factory=_default_onnx_limits,
-        description="Limits per ONNX precision; one left out keeps its default.",
-    )
-
-    served: ServedLimits = Field(ServedLimits(), description="An endpoint beside the artifact it claims to be.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_defaults(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        filled: dict[str, Any] = {}
-        for key, known in (("quant", _default_quant_limits()), ("onnx", _default_onnx_limits())):
-            if isinstance(values.get(key), dict):
-                defaults = {str(name): limits.model_dump() for name, limits in known.items()}
-                given = {
-                    name: {**defaults.get(name, {}), **limits} if isinstance(limits, dict) else limits
-                    for name, limits in values[key].items()
-                }
-                filled[key] = {**defaults, **given}
-        return {**values, **filled}
-
-    def limits_of(self, kind: str, storage: str | None) -> QuantLimits | None:
-        """The limits of an export: `storage` is a GGUF type, or an ONNX precision."""
-        known: dict[Any, QuantLimits] = self.onnx if kind == "onnx" else self.quant
-        return known.get(storage)
-
-
-class Recipe(_Part):
+class Recipe(Part):
     """One use of Assay, from data to served file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the files that are made.")
@@ -390,6 +227,18 @@ class Recipe(_Part):
     export: ExportPart = Field(ExportPart(), description="Files to make.")
     generate: GeneratePart = Field(GeneratePart(), description="How summaries are written.")
     gate: GatePart = Field(GatePart(), description="What must hold before serving.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_requires_no_merge(cls, values: Any) -> Any:
+        """Where every weight is trained nothing is merged; by default only what is exported must pass."""
+        if not isinstance(values, dict):
+            return values
+        train, gate = values.get("train"), values.get("gate", {})
+        if isinstance(train, dict) and train.get("method") == "full" and isinstance(gate, dict):
+            exported = [label for label in GatePart().require if label != "merged"]
+            return {**values, "gate": {"require": exported, **gate}}
+        return values
 
     @model_validator(mode="after")
     def _made_and_required(self) -> Recipe:

@@ -128,7 +128,8 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     from pydantic import ValidationError
 
     from contract.errors import AssayError
-    from contract.recipe import GatePart, load_recipe
+    from contract.limits import GatePart
+    from contract.recipe import load_recipe
     from evalsuite.folder import refuse_changed
     from evalsuite.gate import judge, proven, required
     from evalsuite.report.terminal import verdict_lines

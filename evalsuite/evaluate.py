@@ -63,7 +63,7 @@ def evaluate(
         AssayError: what others are compared with is not intact or cannot be run, or `out` is something else. Any other
             artifact that cannot be loaded fails by itself.
     """
-    from contract.recipe import GatePart
+    from contract.limits import GatePart
 
     refuse_foreign_folder(out)
     if not artifacts or not examples:

@@ -25,7 +25,7 @@ from evalsuite.served.gate import told_counts
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
 if TYPE_CHECKING:
-    from contract.recipe import GatePart
+    from contract.limits import GatePart
 
 FEWEST_DOCUMENTS = 20
 KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked to be nearer than this

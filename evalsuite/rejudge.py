@@ -13,7 +13,7 @@ from evalsuite.gate import judge, required
 from evalsuite.results import PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
 if TYPE_CHECKING:
-    from contract.recipe import GatePart
+    from contract.limits import GatePart
 
 
 def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:

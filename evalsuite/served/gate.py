@@ -9,7 +9,7 @@ from contract.verdict import Reason
 from evalsuite.results import Comparison, Served
 
 if TYPE_CHECKING:
-    from contract.recipe import ServedLimits
+    from contract.limits import ServedLimits
 
 
 def told_counts(comparison: Comparison, served: Served, limits: ServedLimits) -> Iterator[Reason]:

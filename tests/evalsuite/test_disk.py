@@ -14,7 +14,7 @@ import evalsuite.evaluate
 import evalsuite.walk
 from contract.artifact import Artifact, new_artifact, open_artifact
 from contract.errors import AssayError
-from contract.recipe import GatePart
+from contract.limits import GatePart
 from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
 from evalsuite.folder import stamp

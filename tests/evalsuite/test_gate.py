@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract.recipe import GatePart
+from contract.limits import GatePart
 from contract.verdict import Verdict
 from evalsuite.gate import judge, proven
 from evalsuite.results import Comparison, DataInfo

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from contract.recipe import GatePart
+from contract.limits import GatePart
 from contract.verdict import Verdict
 from evalsuite.gate import judge, required
 from evalsuite.results import Comparison, Row, Served

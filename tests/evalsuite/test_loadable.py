@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, NoEngineError
 from contract.example import write_examples
-from contract.recipe import GatePart
+from contract.limits import GatePart
 from contract.verdict import Reason, Verdict, read_verdicts
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate

@@ -10,7 +10,8 @@ import pytest
 
 from contract.artifact import open_artifact
 from contract.errors import AssayError
-from contract.recipe import NEED_IMATRIX, Quant, Recipe
+from contract.limits import Quant
+from contract.recipe import NEED_IMATRIX, Recipe
 from evalsuite.identity import storage
 from export.families_reference import reference
 from export.quantize import LADDER, NEED_MATRIX

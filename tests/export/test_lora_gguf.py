@@ -322,7 +322,9 @@ REFUSED: dict[str, tuple[str, tuple[str, dict[str, Any]], str]] = {
     "ia3": ("tied", ("IA3Config", {"target_modules": QKV, "feedforward_modules": []}), "IA3: a vector times"),
     "lokr": ("tied", ("LoKrConfig", {"target_modules": QKV, "r": 4}), "LOKR: .* not of low rank"),
     "kept tied": (
-        "tied", lora(target_modules=["embed_tokens"], ensure_weight_tying=True), "ensure_weight_tying: embeddings that are"
+        "tied",
+        lora(target_modules=["embed_tokens"], ensure_weight_tying=True),
+        "ensure_weight_tying: embeddings that are",
     ),
     "tied head": ("tied", lora(target_modules=["lm_head"]), "llama.cpp cannot change one alone"),
     "tied embeddings": ("tied", lora(target_modules=["embed_tokens", "q_proj"]), "llama.cpp cannot change one alone"),
