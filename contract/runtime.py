@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from contract.errors import AssayError, did_you_mean
 from contract.prompt import Message
 
 if TYPE_CHECKING:
@@ -38,8 +39,29 @@ class GenerateParams:
 
     @classmethod
     def recorded(cls, details: Mapping[str, Any]) -> GenerateParams:
-        """How the summaries of an artifact are written, from its details; the defaults where nobody recorded any."""
-        return cls(**details.get("generate", {}))
+        """How the summaries of an artifact are written, from its details; the defaults where nobody recorded any.
+
+        Raises:
+            AssayError: a setting that does not exist here, or of another type.
+        """
+        given = details.get("generate") or {}
+        known = {field.name: field.default for field in fields(cls)}
+        for name, value in given.items():
+            if name not in known:
+                raise AssayError(
+                    f'the manifest records a way to generate that is not known here: "{name}"',
+                    expected=", ".join(known),
+                    hint=did_you_mean(name, list(known)) or "was it made by a newer Assay?",
+                )
+            wanted = (int, float) if isinstance(known[name], float) else type(known[name])
+            if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(known[name], bool):
+                where = f"details.generate.{name}"
+                raise AssayError("the manifest records a wrong value", where=where, got=repr(value))
+        return cls(**given)
+
+    def within(self, target_length: int | None) -> GenerateParams:
+        """The same for a model that writes no more than `target_length` tokens (None: it has no such limit)."""
+        return self if target_length is None else replace(self, max_new_tokens=min(self.max_new_tokens, target_length))
 
 
 @dataclass(frozen=True)

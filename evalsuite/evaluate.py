@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,7 @@ def evaluate(
     if not artifacts or not examples:
         raise AssayError("there is nothing to evaluate", got=f"{len(artifacts)} artifacts, {len(examples)} examples")
     gate = recipe.gate if recipe else GatePart()
-    recorded = [GenerateParams.recorded(artifact.details) for artifact in artifacts if "generate" in artifact.details]
-    params = (
-        recipe.generate.params()
-        if recipe
-        else max(recorded, key=lambda one: one.max_new_tokens, default=GenerateParams())
-    )
+    params = recipe.generate.params() if recipe else _recorded_params(artifacts)
     served = claimed(endpoint, artifacts, reference) if endpoint else None
     sound, faults = set_apart(artifacts, [artifact for artifact in (reference, base, served) if artifact is not None])
     roots = plan(sound, reference, base, served)
@@ -84,6 +80,8 @@ def evaluate(
         walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, params, threads, cache)
         walk.trees(roots)
         faults += walk.faults
+        if served and all(visit.node.artifact.digest != served.digest for visit in walk.visits):
+            raise next(fault.error for fault in faults if fault.artifact.digest == served.digest)
         if not walk.visits:
             raise faults[0].error
         visits = [visit for visit in walk.visits if visit.node.is_row]
@@ -119,6 +117,25 @@ def evaluate(
         cache.forget(ANSWERS)
         cache.tidy()
     return results
+
+
+def _recorded_params(artifacts: Sequence[Artifact]) -> GenerateParams:
+    """How the artifacts say that their summaries are written; of several lengths the longest.
+
+    Raises:
+        AssayError: they differ in more than the length, so that some would not be judged as they are served.
+    """
+    recorded = [GenerateParams.recorded(artifact.details) for artifact in artifacts if "generate" in artifact.details]
+    params = max(recorded, key=lambda one: one.max_new_tokens, default=GenerateParams())
+    others = [one for one in recorded if replace(one, max_new_tokens=params.max_new_tokens) != params]
+    if others:
+        raise AssayError(
+            "the artifacts record different ways to write summaries, and all are judged by one",
+            expected=str(params),
+            got=str(others[0]),
+            hint="evaluate them apart, or give a recipe whose generate says which",
+        )
+    return params
 
 
 def _speed(visit: Visit, threads: int, cache: Cache) -> Speed | None:

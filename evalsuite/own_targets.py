@@ -76,12 +76,14 @@ def write_and_spool(
                 yield from runtime.score(greedy_pairs(prompts[part], golds[part], made))
             else:
                 assert isinstance(runtime, WritesAndScores)
-                found = sorted(runtime.write_and_score(prompts[part], golds[part], params), key=lambda one: one[0])
-                made = tuple(completion for _, completion, _, _ in found)
+                written: dict[int, Completion] = {}
+                waiting: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # for a document before them
+                for index, completion, gold, own in runtime.write_and_score(prompts[part], golds[part], params):
+                    written[index], waiting[index] = completion, (gold, own)
+                    while (turn := len(written) - len(waiting)) in waiting:
+                        yield from waiting.pop(turn)
+                made = tuple(written[index] for index in sorted(written))
                 done(number, made)
-                for _, _, gold, own in found:
-                    yield gold
-                    yield own
             completions.extend(made)
 
     for _ in spooled(path, blocks()):

@@ -36,7 +36,8 @@ def start_of(
         stop_ids: what ends the artifact's generation.
         most_tokens: no summary is longer.
         goes_on: can what has begun be put behind the prompt and gone on with? Not with an encoder, and there the first
-            token may be forced, so that only a whole summary is known.
+            token may be forced, so that only a whole summary is known; nor where reading it at once gives other logits
+            than writing it did (activations quantized as it runs).
     """
     start = _start(target, scored, stop_ids, most_tokens)
     return start if goes_on or (start.ids and start.stop == "eos") else Start((), None)

@@ -22,6 +22,7 @@ from evalsuite.progress import Progress
 from evalsuite.results import Distance, Noise, TargetSet
 from evalsuite.targets import Targets, encode_all, make_targets
 from runtimes import Dtype, Weights, load_runtime
+from runtimes.onnx_provider import onnx_runs_on
 
 NOISE_DOCUMENTS = 32
 _MOST_PARALLEL, _PARALLEL_TOKENS = 32, 24_576  # sequences side by side, and about how many tokens that may come to
@@ -141,7 +142,8 @@ class Walk:
         return self.cache.key(above=above, node=self._identity(child), prompt=prompt and prompt.as_dict())
 
     def _identity(self, node: Node) -> list[str | None]:
-        return [node.artifact.digest, node.base_weights, base_identity(node.artifact)]
+        runs_on = onnx_runs_on() if node.artifact.kind == "onnx" else ()
+        return [node.artifact.digest, node.base_weights, base_identity(node.artifact), *runs_on]
 
     def _expect(self, node: Node, key: str) -> None:
         """Count the work that is not in the cache."""
@@ -285,7 +287,7 @@ class Walk:
                 document,
                 runtime.stop_ids,
                 self.params.max_new_tokens,
-                goes_on=runtime.target_length is None,
+                goes_on=runtime.target_length is None and not getattr(runtime, "token_by_token", False),
             )
             if ours == theirs and self.params.plain_greedy
             else Start((), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,12 @@ from contract.artifact_prompt import (
 from contract.errors import listed
 from contract.prompt import hf_tokenize
 from export.check_failed import CheckFailed
-from export.ggml import dequantize_rows
+from export.ggml import dequantize_rows, quantize_rows
 from export.gguf_family import GgufTensor
 from export.gguf_file import GgufPlan, stored_type
 from export.gguf_write import FLOAT_KINDS, rounded_rows
 from export.hard_texts import HARD_TEXTS
+from export.imatrix_file import read_imatrix
 from export.llama_vocab import LlamaVocab
 from export.parallel import in_parallel
 from export.quantize import tensor_bytes
@@ -30,9 +33,10 @@ from export.source import Source
 
 if TYPE_CHECKING:
     import gguf
+    import numpy as np
     import torch
 
-# The most relative error ‖x - q‖/‖x‖ rounding can cost. About twice what Gaussian weights show; outliers lower it.
+# The most relative error ‖x - q‖/‖x‖ rounding can cost a row. About twice what Gaussian rows show; outliers lower it.
 ERROR_LIMITS = {
     "Q8_0": 0.02,
     "Q6_K": 0.05,
@@ -54,12 +58,34 @@ ERROR_LIMITS = {
     "IQ1_M": 0.95,
     "IQ1_S": 0.95,
 }
+# Of the mean row's norm; a smaller row's error counts as if the row were this large. Scales of rows that are smaller by
+# far lose bits at the end of float16, most of all in Q6_K, and unused tokens have such rows.
+_LEAST_NORM = 0.1
 
 
-def check_structure(path: Path, plan: GgufPlan, source: Source, threads: int = 1) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Errors:
+    """‖stored - source‖ / ‖source‖ of a tensor."""
+
+    whole: float
+    worst_row: float
+
+
+def check_structure(
+    path: Path, plan: GgufPlan, source: Source, threads: int = 1, imatrix: Path | None = None
+) -> dict[str, Any]:
     """Read a GGUF file back and compare it with what it was made from.
 
-    F32 and F16 tensors must be equal to the source rounded once; quantized ones within their type's error.
+    F32 and F16 tensors must be equal to the source rounded once; every row of quantized ones within its type's error.
+    With an importance matrix llama.cpp gives up columns that never matter, so there a tensor that is over its limit
+    must be, byte for byte, what llama.cpp makes of the source.
+
+    Args:
+        path: the file.
+        plan: it was written after.
+        source: the model.
+        threads: each reads a tensor of its own.
+        imatrix: the importance matrix's file, where the values were chosen with one.
 
     Returns:
         What was found: "relative_error", the largest per tensor type; "extra_stop_ids", where llama.cpp also stops;
@@ -71,7 +97,8 @@ def check_structure(path: Path, plan: GgufPlan, source: Source, threads: int = 1
     from export.gguf_read import read_gguf
 
     reader = read_gguf(path)
-    misread, errors = _tensors(path, reader, plan, source, threads)
+    means = {} if imatrix is None else read_imatrix(imatrix).means()
+    misread, errors = _tensors(path, reader, plan, source, threads, means)
     tokenizer_problems, told = _tokenizer(path, plan)
     _raise([*_metadata(reader, plan, source), *misread, *tokenizer_problems], path)
     return {"relative_error": errors, **told}
@@ -136,7 +163,12 @@ def _metadata(reader: gguf.GGUFReader, plan: GgufPlan, source: Source) -> list[s
 
 
 def _tensors(
-    path: Path, reader: gguf.GGUFReader, plan: GgufPlan, source: Source, threads: int
+    path: Path,
+    reader: gguf.GGUFReader,
+    plan: GgufPlan,
+    source: Source,
+    threads: int,
+    means: Mapping[str, np.ndarray],
 ) -> tuple[list[str], dict[str, float]]:
     """What is wrong with the tensors, and the largest relative error of each type."""
     found = {tensor.name: tensor for tensor in reader.tensors}
@@ -146,24 +178,29 @@ def _tensors(
     both = sorted(found.keys() & wanted.keys(), key=lambda name: (-math.prod(wanted[name].shape), name))
     with path.open("rb") as file:
 
-        def error_of(name: str) -> float | str:
-            problem = _misfit(found[name], wanted[name])
-            return problem or _error(file.fileno(), found[name], wanted[name], source)
+        def errors_of(name: str) -> _Errors | str:
+            stored, tensor = found[name], wanted[name]
+            problem = _misfit(stored, tensor)
+            if problem is not None:
+                return problem
+            measured, kind = _errors(file.fileno(), stored, tensor, source), stored.tensor_type.name
+            limit = ERROR_LIMITS.get(kind, 0.0)
+            if measured.worst_row <= limit:  # written so that NaN is over the limit
+                return measured
+            weighed = kind in ERROR_LIMITS and name in means
+            if weighed and _requantizes(file.fileno(), stored, tensor, source, means[name]):
+                return measured
+            over = f" over {limit}" if limit else ""
+            return f"{kind} differs from its source, relative error of a row {measured.worst_row:.3g}{over}"
 
-        measured = dict(zip(both, in_parallel(error_of, both, threads), strict=True))
+        measured = dict(zip(both, in_parallel(errors_of, both, threads), strict=True))
     errors: dict[str, float] = {}
     for name in (name for name in wanted if name in measured):
-        kind, error = found[name].tensor_type.name, measured[name]
-        limit = ERROR_LIMITS.get(kind, 0.0)
-        if isinstance(error, str):
-            problems.append(f"{name}: {error}")
-            continue
-        if not error <= limit:
-            problems.append(
-                f"{name}: {kind} differs from its source, relative error {error:.3g}"
-                + (f" over {limit}" if limit else "")
-            )
-        errors[kind] = max(errors.get(kind, 0.0), round(error, 6))
+        kind, one = found[name].tensor_type.name, measured[name]
+        if isinstance(one, str):
+            problems.append(f"{name}: {one}")
+        else:
+            errors[kind] = max(errors.get(kind, 0.0), round(one.whole, 6))
     return problems, errors
 
 
@@ -179,38 +216,60 @@ def _misfit(stored: gguf.ReaderTensor, tensor: GgufTensor) -> str | None:
     return None
 
 
-def _error(descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, source: Source) -> float:
-    """‖stored - source‖ / ‖source‖, read from the file some rows at a time.
+def _errors(descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, source: Source) -> _Errors:
+    """Of the whole and of its worst row, read from the file some rows at a time.
 
     Float types are held against the source rounded once, so there the error is 0 unless something is wrong.
     """
     import torch
 
-    kind, where = stored.tensor_type.name, f"{source.where}: {tensor.source or tensor.name}"
-    offset, difference, norm = int(stored.data_offset), 0.0, 0.0
-    for _, rows in tensor.blocks(source.weights):
-        exact = rounded_rows(rows, kind if kind in FLOAT_KINDS else "F32", where)
-        data = bytearray(tensor_bytes(kind, exact.shape[::-1]))
-        if os.preadv(descriptor, [data], offset) != len(data):
-            return math.inf
-        offset += len(data)
+    kind = stored.tensor_type.name
+    differences, norms = [torch.zeros(0)], [torch.zeros(0)]  # of each row
+    for exact, data in _blocks(descriptor, stored, tensor, source):
+        if not data:
+            return _Errors(math.inf, math.inf)
         if kind in FLOAT_KINDS:
             if data == exact.view(torch.uint8).numpy().data:  # bytes compare much faster than half-precision values
                 continue
             read = torch.frombuffer(data, dtype=exact.dtype).view_as(exact)
         else:
             read = dequantize_rows(kind, data, exact.shape[-1])
-        difference += _squares(read.float() - exact.float())
-        norm += _squares(exact.float())
-    if norm == 0.0:
-        return 0.0 if difference == 0.0 else math.inf
-    return math.sqrt(difference / norm)
+        exact = exact.float()
+        differences.append(torch.linalg.vector_norm(read.float() - exact, dim=-1).reshape(-1))
+        norms.append(torch.linalg.vector_norm(exact, dim=-1).reshape(-1))
+    difference, norm = torch.cat(differences), torch.cat(norms)
+    if not difference.any():
+        return _Errors(0.0, 0.0)
+    rows = difference / norm.clamp(min=_LEAST_NORM * norm.mean().item())
+    return _Errors((difference.norm() / norm.norm()).item(), rows.max().item())
 
 
-def _squares(values: torch.Tensor) -> float:
-    import torch
+def _requantizes(
+    descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, source: Source, means: np.ndarray
+) -> bool:
+    """Are a tensor's bytes what llama.cpp makes of the source with these mean squares?"""
+    kind, where = stored.tensor_type.name, _where(tensor, source)
+    return all(
+        data == quantize_rows(kind, exact, means, where).reshape(-1).data
+        for exact, data in _blocks(descriptor, stored, tensor, source)
+    )
 
-    return float(torch.linalg.vector_norm(values)) ** 2
+
+def _blocks(
+    descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, source: Source
+) -> Iterator[tuple[torch.Tensor, bytearray]]:
+    """Some rows of the source, as they are before they are quantized, and their bytes in the file; none if it ends."""
+    kind, offset = stored.tensor_type.name, int(stored.data_offset)
+    for _, rows in tensor.blocks(source.weights):
+        exact = rounded_rows(rows, kind if kind in FLOAT_KINDS else "F32", _where(tensor, source))
+        data = bytearray(tensor_bytes(kind, exact.shape[::-1]))
+        whole = os.preadv(descriptor, [data], offset) == len(data)
+        offset += len(data)
+        yield exact, data if whole else bytearray()
+
+
+def _where(tensor: GgufTensor, source: Source) -> str:
+    return f"{source.where}: {tensor.source or tensor.name}"
 
 
 def _tokenizer(path: Path, plan: GgufPlan) -> tuple[list[str], dict[str, Any]]:

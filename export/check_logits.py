@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.artifact import open_artifact
 from contract.errors import listed
+from contract.model_folder import context_of
 from contract.prompt import PromptSpec
 from export.check_failed import CheckFailed
 from export.quantize import LADDER
@@ -61,13 +62,14 @@ def check_logits(
     spec = PromptSpec.from_dict(source.details["prompt"]) if "prompt" in source.details else PromptSpec()
     words = source_words(source)
     both = words.form is not None
-    pairs = _pairs(words, spec, both)
+    context = context_of(source.folder)
+    pairs = _pairs(words, spec, both, context)
     found, problems = {}, []
     with source_logits(source, pairs, next(iter(paths.values())).parent, threads, words.form) as expected:
         for quant, path in paths.items():
             runtime = load_runtime(open_artifact(path), threads=threads, kv_dtype="f32")
             try:
-                if (ids := _pairs(runtime, spec, both)) != pairs:
+                if (ids := _pairs(runtime, spec, both, context)) != pairs:
                     wrong = sum(a != b for a, b in zip(ids, pairs, strict=True))
                     problems.append(f"{quant}: {wrong} of {len(pairs)} prompts have other ids in llama.cpp")
                 if not (ends := words.stop_ids) <= runtime.stop_ids:
@@ -82,13 +84,16 @@ def check_logits(
     return found
 
 
-def _pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool) -> list[Pair]:
-    """Prompts and answers as ids; of a causal model (not `both`) every id but the very first one is a target."""
+def _pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool, context: int) -> list[Pair]:
+    """Prompts and answers as ids.
+
+    Of a causal model (not `both`) every id but the very first one is a target, as far as its context reaches.
+    """
     pairs = []
     for document in DOCUMENTS:
         messages = spec.messages(document)
         prompt, target = words.encode(messages), words.encode_completion(messages, ANSWER)
-        pairs.append((prompt, target) if both else (prompt[:1], [*prompt[1:], *target]))
+        pairs.append((prompt, target) if both else (prompt[:1], [*prompt[1:], *target][: context - 1]))
     return pairs
 
 

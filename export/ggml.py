@@ -7,10 +7,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError
+from export.finite import all_finite
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+
+class TypeCannotHold(AssayError):  # noqa: N818
+    """A weight, or the scale of its block, overflows the type."""
 
 
 def quantize_rows(kind: str, rows: torch.Tensor, means: np.ndarray | None, where: str) -> np.ndarray:
@@ -26,10 +31,12 @@ def quantize_rows(kind: str, rows: torch.Tensor, means: np.ndarray | None, where
         The bytes, [rows, bytes per row].
 
     Raises:
+        TypeCannotHold: the scale of a block becomes infinite in float16.
         AssayError: the type needs a matrix and there is none, or ggml calls what it made invalid.
     """
     import gguf
     import numpy as np
+    import torch
 
     number, library = int(gguf.GGMLQuantizationType[kind]), _library()
     if means is None and library.ggml_quantize_requires_imatrix(number):
@@ -43,6 +50,12 @@ def quantize_rows(kind: str, rows: torch.Tensor, means: np.ndarray | None, where
     data = np.empty((count, library.ggml_row_size(number, columns)), np.uint8)
     weights = None if means is None else means.ctypes.data
     library.ggml_quantize_chunk(number, rows.data_ptr(), data.ctypes.data, 0, count, columns, weights)
+    largest = rows.abs().max().item()
+    risky = largest > torch.finfo(torch.float16).max  # looked at before ggml, which would print a line of its own
+    if risky and not all_finite(dequantize_rows(kind, bytearray(data.tobytes()), columns)):
+        raise TypeCannotHold(
+            f"a weight is too large for {kind}", where=where, got=f"{largest:g}", hint="export f32 or bf16"
+        )
     if not library.ggml_validate_row_data(number, data.ctypes.data, data.nbytes):
         raise AssayError(f"what llama.cpp quantized to {kind} is not valid", where=where)
     return data

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from contract.errors import AssayError
 from export.finite import all_finite
-from export.ggml import quantize_rows
+from export.ggml import TypeCannotHold, quantize_rows
 from export.gguf_family import GgufTensor
 from export.gguf_file import GgufFile, GgufPlan, exact_type, float_file, write_header
 from export.imatrix_file import ImportanceMatrix, read_imatrix
@@ -64,8 +64,8 @@ def write_ggufs(
         imatrix: an importance matrix's file, as `llama-quantize --imatrix` takes it.
 
     Raises:
-        AssayError: a value is not finite or becomes infinite in float16, there is no room, or the matrix is not of
-            this model.
+        TypeCannotHold: a value, or the scale of a block, becomes infinite in float16.
+        AssayError: a value is not finite, there is no room, or the matrix is not of this model.
     """
     matrix = None if imatrix is None else read_imatrix(imatrix)
     targets, needed = [], 0
@@ -73,7 +73,7 @@ def write_ggufs(
         for quant, path in paths.items():
             used = matrix if uses_matrix(quant) else None
             file = plan_file(path, quant, plan, source, with_matrix=used is not None)
-            file = file if used is None else replace(file, notes=_notes(used))
+            file = file if used is None else replace(file, notes=matrix_notes(used))
             offsets = write_header(file, plan, source, name=name, license_name=license_name)
             needed += path.stat().st_size
             means = {} if used is None else used.means()
@@ -87,7 +87,8 @@ def rounded_rows(rows: torch.Tensor, kind: str, where: str) -> torch.Tensor:
     """Rows as they are stored in a type of FLOAT_KINDS.
 
     Raises:
-        AssayError: a value is not finite, or becomes infinite in float16.
+        TypeCannotHold: a value becomes infinite in the type.
+        AssayError: a value is not finite.
     """
     import torch
 
@@ -97,12 +98,12 @@ def rounded_rows(rows: torch.Tensor, kind: str, where: str) -> torch.Tensor:
         return rounded
     if not bool(torch.isfinite(rows).all()):
         raise AssayError("a weight is not finite", where=where)
-    raise AssayError(
+    raise TypeCannotHold(
         f"a weight is too large for {FLOAT_KINDS[kind]}",
         where=where,
         expected=f"at most {torch.finfo(dtype).max:g}",
         got=f"{rows.abs().max().item():g}",
-        hint="export f32, bf16 or q8_0",
+        hint="export f32 or bf16" if kind == "F16" else "export f32",
     )
 
 
@@ -118,7 +119,7 @@ def plan_file(path: Path, quant: str, plan: GgufPlan, source: Source, *, with_ma
     return GgufFile(path, types, LADDER[quant].file_type)
 
 
-def _notes(matrix: ImportanceMatrix) -> dict[str, str | int]:
+def matrix_notes(matrix: ImportanceMatrix) -> dict[str, str | int]:
     """What llama-quantize notes of a matrix in the file's metadata."""
     return {
         "quantize.imatrix.file": IMATRIX_FILE,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from contract.artifact import Artifact
 from export.gguf_file import FloatType, exact_type, float_file, padded, plan_gguf, write_header
-from export.quantize import FLOATS, TypesFound, planned_types, tensor_bytes, types_of
+from export.gguf_write import matrix_notes
+from export.imatrix import recorded_splits
+from export.imatrix_file import ImportanceMatrix
+from export.quantize import FLOATS, TypesFound, planned_types, tensor_bytes, types_of, uses_matrix
 from export.source import open_model
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A GGUF file that was not written: its size, notes on an importance matrix (300 bytes) apart, and its types."""
+    """A GGUF file that was not written: its size and its types."""
 
     size_bytes: int
     types: TypesFound
@@ -50,12 +53,23 @@ def planned_sizes(
         plan = plan_gguf(source, pre_tokenizer)
         exact = exact_type(source)
         outline = float_file(Path(folder) / "outline.gguf", plan, exact)
-        starts = write_header(outline, plan, source, name=name or model.name, license_name=source.license_name)
+        noted = replace(outline, path=Path(folder) / "noted.gguf", notes=_notes(model))
+        start, start_noted = (
+            min(write_header(file, plan, source, name=name or model.name, license_name=source.license_name).values())
+            for file in (outline, noted)
+        )
         found = {}
         for quant in quants:
             floats = (float_file(outline.path, plan, kind).tensor_types for kind in FLOATS if kind == quant)
             types = next(floats, None) or planned_types(outline.path, quant, with_matrix=with_matrix)
             tensors = [(tensor.name, types[tensor.name], tensor.shape[::-1]) for tensor in plan.tensors]
-            size = min(starts.values()) + sum(padded(tensor_bytes(kind, extents)) for _, kind, extents in tensors)
+            begin = start_noted if with_matrix and uses_matrix(quant) else start
+            size = begin + sum(padded(tensor_bytes(kind, extents)) for _, kind, extents in tensors)
             found[quant] = PlannedFile(size, types_of(quant, tensors))
     return exact, found
+
+
+def _notes(model: Artifact) -> dict[str, str | int]:
+    """As long as those on the importance matrix will be."""
+    text = f"{'train' if recorded_splits(model) else 'examples'} sha256:{'0' * 64}"
+    return matrix_notes(ImportanceMatrix({}, 0, 0, 0, text))

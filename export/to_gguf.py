@@ -131,7 +131,8 @@ def export_gguf(
             }
             with ThreadPoolExecutor(max_workers=1) as beside:
                 hashing = beside.submit(sha256_of, paths[quant])
-                draft.details |= check_structure(paths[quant], plan, source, threads)
+                used = matrix if uses_matrix(quant) else None
+                draft.details |= check_structure(paths[quant], plan, source, threads, used)
                 draft.hashed = [FileRecord(paths[quant].name, hashing.result(), paths[quant].stat().st_size)]
         if check == "logits":
             from export.check_logits import check_logits

@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact import Artifact, open_artifact, refuse_existing
+from contract.artifact import Artifact, refuse_existing
 from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows
 from contract.files import write_whole
-from evalsuite.cache import CACHE_FOLDER, Cache
+from evalsuite.cache import CACHE_FOLDER, KEEP_LOGITS_BYTES, Cache
 from evalsuite.gate import FEWEST_DOCUMENTS
 from flow.quant_bench import Bench, Settings
 from flow.quant_limits import Figures, Limits
 from flow.quant_search import Prefer, search
+from flow.quant_winner import Left, kept, left_in
 
 if TYPE_CHECKING:
     from export.to_gguf import Check
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SELECTION_FILE = "selection.json"
 SELECTION_SCHEMA = 1
 WORK_FOLDER = ".selection"  # what was measured so far; gone once a type has been chosen
-_WINNER_FILE = "winner"
 
 
 @dataclass(frozen=True)
@@ -112,22 +112,17 @@ def choose_quant(
             expected=f"at least {FEWEST_DOCUMENTS}",
             hint="give more validation examples with --data",
         )
-    _refuse_finished(out)
     allowed = _allowed(quants, settings)
     work = out / WORK_FOLDER
-    finishing = (work / _WINNER_FILE).read_text(encoding="utf-8") if (work / _WINNER_FILE).is_file() else None
-    for quant in allowed:
-        if quant != finishing:
-            refuse_existing(out / quant)
+    _refuse_taken(out, allowed, left_in(work))
     planned = _planned(model, allowed, settings, exact_only=quants is None)
     small_enough = [figures.quant for figures in planned if _fits(figures, limits)]
     with _working(work) as cache:
+        _refuse_taken(out, allowed, left_in(work))  # again: somebody else may have been at work here until now
         bench = Bench(model, examples, {f.quant: f for f in planned}, limits, settings, work, cache)
-        chosen = search(small_enough, prefer, bench)
+        chosen = _chosen(small_enough, prefer, bench)
         bench.drop()
-        if chosen is None and bench.measured:
-            cache.tidy()
-        winner = None if chosen is None else _kept(bench, chosen, out, check)
+        winner = kept(bench, chosen, out, work, check)
         selection = Selection(
             model,
             sha256_of_rows(examples),
@@ -139,19 +134,28 @@ def choose_quant(
             winner,
         )
         write_whole(out / SELECTION_FILE, json.dumps(selection.as_json(), indent=1, allow_nan=False) + "\n")
-    if winner is not None:
-        shutil.rmtree(work)
+        if winner is None:
+            _drop_large_logits(work / CACHE_FOLDER)
+        else:
+            shutil.rmtree(work, ignore_errors=True)  # another run may just be trying the lock
     return selection
 
 
-def _kept(bench: Bench, chosen: str, out: Path, check: Check) -> Artifact:
-    """The winner, exported; or as a run that was killed right afterwards left it."""
-    write_whole(out / WORK_FOLDER / _WINNER_FILE, chosen)
-    if (out / chosen).exists():
-        there = open_artifact(out / chosen, verify=True)
-        if there.digest == bench.figures[chosen].digest:
-            return there
-    return bench.keep(chosen, out, check)
+def _chosen(order: Sequence[str], prefer: Prefer, bench: Bench) -> str | None:
+    """The search's answer; but never a file that came out larger than it was planned, and too large."""
+    while (chosen := search(order, prefer, bench)) is not None:
+        if bench.figures[chosen].outcome(bench.limits) == "pass":
+            break
+        order = [quant for quant in order if quant != chosen]
+    return chosen
+
+
+def _drop_large_logits(folder: Path) -> None:
+    """They are soon computed again; every figure stays, whichever types were allowed this time."""
+    logits = list(folder.glob("*.f32"))
+    if sum(path.stat().st_size for path in logits) > KEEP_LOGITS_BYTES:
+        for path in logits:
+            path.unlink()
 
 
 def _fits(figures: Figures, limits: Limits) -> bool:
@@ -167,6 +171,14 @@ def _refuse_test_split(model: Artifact, examples: Sequence[Example]) -> None:
             where=str(model.path),
             hint="give the validation split with --data",
         )
+
+
+def _refuse_taken(out: Path, quants: Sequence[str], left: Left | None) -> None:
+    """Raise where a choice was made already, or a folder is in the way that is not what a killed run left."""
+    _refuse_finished(out)
+    for quant in quants:
+        if left is None or quant != left.quant:
+            refuse_existing(out / quant)
 
 
 def _refuse_finished(out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ import export.cli as room
 from contract.errors import AssayError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_MOST_BYTES = 2**63 - 1  # no file is larger
 
 
 class _Bytes(click.ParamType):
@@ -23,10 +25,10 @@ class _Bytes(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([KMG]I?)?B?", str(value).strip().upper())
-        size = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
-        if size < 1:
+        size = Decimal(found[1]) * _UNITS[found[2] or ""] if found else Decimal(0)
+        if not 1 <= size <= _MOST_BYTES:
             self.fail(f"{value!r} is not a size such as 900M, 1.5G or 2Gi", param, ctx)
-        return size
+        return int(size)
 
 
 class _Limit(click.ParamType):

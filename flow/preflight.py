@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,6 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
         AssayError: what would have failed after training.
     """
     from contract.prompt import Message
-    from contract.runtime import GenerateParams
     from flow.run import run_recipe
     from runtimes import load_runtime
 
@@ -61,7 +61,8 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
             for label in _last_of_each(small):
                 runtime = load_runtime(made[label], threads=threads)
                 try:
-                    runtime.generate([runtime.encode([Message("user", "Hello")])], GenerateParams(max_new_tokens=4))
+                    params = replace(recipe.generate.params(), max_new_tokens=4, min_new_tokens=0)
+                    runtime.generate([runtime.encode([Message("user", "Hello")])], params)
                 finally:
                     runtime.close()
         except AssayError as error:

@@ -23,6 +23,7 @@ from evalsuite.speed import measure_speed
 from evalsuite.stats import paired_difference
 from evalsuite.walk import Visit, Walk
 from export.check_failed import CheckFailed
+from export.ggml import TypeCannotHold
 from export.quantize import IMATRIX_FILE, uses_matrix
 from export.to_gguf import Check, export_gguf
 from flow.quant_limits import Figures, Limits, Quality
@@ -74,13 +75,10 @@ class Bench:
         self._cache, self._tried, self._matrix_file = cache, work / "tried", work / IMATRIX_FILE
         self._writes = limits.rouge_l_loss is not None
         self._made: Artifact | None = None  # the one that is on disk
-        self.measured = False  # anything, by this process
         self._data_sha256 = sha256_of_rows(examples)
         self._model_key = cache.key(model=model.digest, base=base_identity(model))
         self._matrix_key = self._key_of_matrix()
-        self.figures = {
-            quant: cache.get("type", self._key(quant), Figures) or figures for quant, figures in planned.items()
-        }
+        self.figures = {quant: self._known(figures) for quant, figures in planned.items()}
 
     def near(self, quant: str) -> bool:
         """Is every logit finite, and the type within the limits of quality?"""
@@ -101,9 +99,14 @@ class Bench:
     def ms(self, quant: str) -> float:
         """p50 over documents of the time per token; infinite for what cannot be made."""
         if self.figures[quant].ms_per_token is None and (made := self._artifact(quant)) is not None:
-            targets = self._walk(self._reference())[0].targets
+            targets = self._walk(self._reference()).visits[0].targets
             prompts = targets.prompts[: len(targets.documents)]
-            self._learn(quant, ms_per_token=measure_speed(made, prompts, self.settings.threads).per_token_ms)
+            try:
+                self._learn(quant, ms_per_token=measure_speed(made, prompts, self.settings.threads).per_token_ms)
+            except AssayError:
+                self._compare(quant)  # refuses it where it cannot even be loaded
+                if self.figures[quant].refused is None:
+                    raise
         found = self.figures[quant].ms_per_token
         return math.inf if found is None else found
 
@@ -125,6 +128,12 @@ class Bench:
             )
         return made
 
+    def discard(self, kept: Artifact) -> None:
+        """Remove what was to stay and is not to after all: killed meanwhile, there is all of it or none."""
+        self.drop()
+        kept.path.rename(self._tried)
+        self.drop()
+
     def drop(self) -> None:
         """Remove what was made to be measured."""
         self._made = None
@@ -142,9 +151,9 @@ class Bench:
         try:
             made = self._export(quant, self._tried, "structure")
         except AssayError as error:
-            if not isinstance(error, CheckFailed) and not error.what.startswith("a weight is too large"):
+            if not isinstance(error, CheckFailed | TypeCannotHold):
                 raise  # not a matter of the type
-            self._learn(quant, refused=": ".join(filter(None, [error.what, error.got])))
+            self._learn(quant, refused=_sentence(error))
             return None
         bits = float(made.details["bits_per_weight"])
         self._learn(quant, digest=made.digest, size_bytes=made.size_bytes, bits_per_weight=bits)
@@ -190,7 +199,11 @@ class Bench:
         reference.children.append(
             Node(made, quant, "candidate", self._writes, quant=quant, bits_per_weight=bits, purpose="quantization")
         )
-        root, ours = self._walk(reference)
+        walk = self._walk(reference)
+        if walk.faults:
+            self._refuse_unloadable(quant, walk.faults[0].error)
+            return
+        root, ours = walk.visits
         found = ours.found
         loss = paired_difference(self._rouge_l(root), self._rouge_l(ours)) if self._writes else None
         quality = Quality(
@@ -206,11 +219,17 @@ class Bench:
         weights = "w16" if self.model.kind == "adapter" else None
         return Node(self.model, label_of(self.model, None), "reference", True, base_weights=weights)
 
-    def _walk(self, root: Node) -> list[Visit]:
+    def _refuse_unloadable(self, quant: str, error: AssayError) -> None:
+        """Raises `error` where it says nothing of the type."""
+        if error.what != "llama.cpp cannot load the file":
+            raise error
+        self._learn(quant, refused=_sentence(error))
+
+    def _walk(self, root: Node) -> Walk:
         params = GenerateParams.recorded(self.model.details)
         walk = Walk(self.examples, self._data_sha256, None, params, self.settings.threads, self._cache)
         walk.trees([root])
-        return walk.visits
+        return walk
 
     def _rouge_l(self, visit: Visit) -> list[float]:
         assert visit.completions is not None
@@ -220,9 +239,13 @@ class Bench:
         ]
 
     def _learn(self, quant: str, **found: Any) -> None:
-        self.measured = True
         self.figures[quant] = replace(self.figures[quant], **found)
         self._cache.put("type", self._key(quant), self.figures[quant])
+
+    def _known(self, planned: Figures) -> Figures:
+        """What was found of the type before; the plan's refusal is of these settings, and holds whatever was found."""
+        found = self._cache.get("type", self._key(planned.quant), Figures)
+        return planned if found is None else replace(found, refused=planned.refused or found.refused)
 
     def _key(self, quant: str) -> str:
         """Of all that a type's figures depend on."""
@@ -244,3 +267,7 @@ class Bench:
             return "none"
         rows = sha256_of_rows(matrix.examples)
         return self._cache.key(model=self._model_key, examples=rows, chunks=matrix.chunks, seed=matrix.seed)
+
+
+def _sentence(error: AssayError) -> str:
+    return ": ".join(filter(None, [error.what, error.got]))

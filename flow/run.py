@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from contract.artifact import ONNX_LABEL, Artifact, open_artifact, sha256_of
 from contract.cpu import this_cpu
-from contract.model_folder import resolve_model
+from contract.errors import AssayError
+from contract.model_folder import is_encoder_decoder, resolve_model
 from flow.ledger import Ledger, key_of, locked
 from flow.preflight import is_worth_it, say_preflight
 
@@ -95,6 +96,23 @@ def run_recipe(
         return _Run(recipe, out, data, device, threads).all(until)
 
 
+def _refuse_beams(recipe: Recipe, base: Artifact) -> None:
+    """Raise where the recipe asks for beams that an engine of its artifacts does not have, before anything is done."""
+    if recipe.generate.num_beams > 1 and (recipe.export.gguf or not is_encoder_decoder(base.folder)):
+        raise AssayError(
+            "only encoder-decoder models in torch and onnxruntime write with beams",
+            where="generate.num_beams",
+            got=str(recipe.generate.num_beams),
+            hint="set it to 1, or (for T5 and BART) set export.gguf to null and export ONNX",
+        )
+
+
+def _with_generate(model: Artifact, recipe: Recipe) -> Artifact:
+    """The same model, saying of itself that it writes as the recipe says now: what exports record."""
+    details = {**model.details, "generate": recipe.generate.recorded()}
+    return replace(model, manifest=replace(model.manifest, details=details))
+
+
 class _Run:
     def __init__(self, recipe: Recipe, out: Path, data: str | None, device: str, threads: int) -> None:
         self.recipe, self.out, self.data, self.device, self.threads = recipe, out, data, device, threads
@@ -109,6 +127,7 @@ class _Run:
         splits = load_splits(recipe, self.data)
         base = open_artifact(resolve_model(recipe.model.base, recipe.model.revision))
         self.result.artifacts["base"] = base
+        _refuse_beams(recipe, base)
 
         full = recipe.train.method == "full"  # every weight is trained, so there is nothing to merge
         from_key = key_of(
@@ -132,7 +151,9 @@ class _Run:
             merged = self._stage("merged", from_key, lambda path: self._merge(trained, splits, path))
         if until == "merged":
             return self.result
-        from_key = key_of(merged=merged.digest, made_from=from_key)
+        from_key = key_of(merged=merged.digest, made_from=from_key, **({"generate": part["generate"]} if full else {}))
+        if full:  # recorded when it was trained; the recipe may have changed since
+            merged = _with_generate(merged, recipe)
         self._gguf(merged, from_key, splits)
         if until == "gguf":
             return self.result

@@ -9,7 +9,8 @@ import numpy as np
 
 from runtimes.onnx_binding import bind_array, bind_out, new_logits, only_what_is_asked
 from runtimes.onnx_cache import KvCache
-from runtimes.onnx_sessions import Graph, Provider, refuse_unpaired
+from runtimes.onnx_provider import Provider
+from runtimes.onnx_sessions import Graph, refuse_unpaired
 
 Ids = Sequence[int]
 

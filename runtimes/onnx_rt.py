@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -23,12 +22,12 @@ from runtimes.hf_vocab import HfVocab
 from runtimes.logits_rules import LogitsRules, TargetFormat, read_target_format
 from runtimes.onnx_causal import CausalDecoder
 from runtimes.onnx_decode import search, write
-from runtimes.onnx_score import Pair, score_causal, score_pairs, score_seq2seq
+from runtimes.onnx_provider import chosen_provider
+from runtimes.onnx_score import Pair, score_as_written, score_causal, score_pairs, score_seq2seq
 from runtimes.onnx_seq2seq import Seq2SeqDecoder
-from runtimes.onnx_sessions import PROVIDERS, Provider, open_graph, quantizes_activations
+from runtimes.onnx_sessions import open_graph, quantizes_activations
 from runtimes.seq2seq_inputs import check_source_pairs, check_sources
 
-_PROVIDER_KEY = "ASSAY_ONNX_PROVIDER"
 _CAUSAL = "model.onnx"
 _BATCH_TOKENS = 4096  # padded prompt tokens that run together
 
@@ -39,7 +38,8 @@ class OnnxRuntime:
     """A folder of ONNX graphs as Optimum names them. See `contract.runtime.Runtime`. One call at a time.
 
     Raises:
-        AssayError: a graph or a file of the tokenizer is missing or broken, or the execution provider is not there.
+        AssayError: a graph or a file of the tokenizer is missing or broken.
+        NoEngineError: the execution provider is not there.
     """
 
     engine = "onnxruntime"
@@ -78,9 +78,9 @@ class OnnxRuntime:
             raise AssayError("nothing ends an answer", where=str(folder / "config.json"), expected="eos_token_id")
         self.target_length = self._target.most_tokens if self._target else None
         self.vocab_size = self._decoder.vocab_size
-        # one scale for a whole batch: a neighbour would change the answer
-        alone = any(quantizes_activations(path) for path in folder.glob("*.onnx"))
-        self._parallel = 1 if alone else parallel
+        # one scale for all that runs together: a neighbour, or a later token, would change the logits
+        self.token_by_token = any(quantizes_activations(path) for path in folder.glob("*.onnx"))
+        self._parallel = 1 if self.token_by_token else parallel
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's ids, ready for the answer; the encoder's ids where there is one."""
@@ -196,23 +196,13 @@ class OnnxRuntime:
         else:
             check_pairs(pairs, self.context_length, self.vocab_size)
             batch = partial(score_causal, decoder)
+        if self.token_by_token:
+            batch = partial(score_as_written, decoder)
         return score_pairs(pairs, self.vocab_size, self._parallel, batch)
 
     def close(self) -> None:
         """Free the model; harmless when repeated."""
         vars(self).pop("_decoder", None)
-
-
-def chosen_provider(provider: str | None) -> Provider:
-    """The execution provider: the one named, else the environment's, else the CPU.
-
-    Raises:
-        AssayError: there is no provider of that name here.
-    """
-    name = provider or os.environ.get(_PROVIDER_KEY) or "cpu"
-    if name not in PROVIDERS:
-        raise AssayError("no such execution provider", where=_PROVIDER_KEY, expected=listed(PROVIDERS), got=name)
-    return cast(Provider, name)
 
 
 def _causal_graph(folder: Path) -> Path:

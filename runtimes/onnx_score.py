@@ -82,6 +82,17 @@ def score_seq2seq(
         yield from (logits[row, : len(target)].copy() for row, (_, target) in enumerate(part))
 
 
+def score_as_written(
+    decoder: CausalDecoder | Seq2SeqDecoder, prompts: Sequence[Ids], targets: Sequence[tuple[int, Ids]], parallel: int
+) -> Iterator[np.ndarray]:
+    """One target at a time and token by token, in the very runs that writing it would take: equal bit for bit."""
+    for number, target in targets:
+        logits = np.empty((len(target), decoder.vocab_size), np.float32)
+        for at in range(len(target)):
+            logits[at] = decoder.step(target[at - 1 : at]) if at else decoder.begin([prompts[number]], len(target))
+        yield logits
+
+
 def _parts(targets: Sequence[tuple[int, Ids]], parallel: int, vocab_size: int) -> Iterator[Sequence[tuple[int, Ids]]]:
     """Neighbours whose padded logits stay within `_RUN_BYTES`."""
     longest = max(len(target) for _, target in targets)

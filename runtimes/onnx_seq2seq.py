@@ -11,7 +11,8 @@ import numpy as np
 from contract.errors import AssayError
 from runtimes.onnx_binding import bind_array, bind_out, new_logits, only_what_is_asked
 from runtimes.onnx_cache import KvCache
-from runtimes.onnx_sessions import CacheEntry, Provider, open_graph, refuse_unpaired
+from runtimes.onnx_provider import Provider
+from runtimes.onnx_sessions import CacheEntry, open_graph, refuse_unpaired
 
 Ids = Sequence[int]
 

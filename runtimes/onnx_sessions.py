@@ -6,15 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from contract.errors import AssayError, listed
+from contract.errors import AssayError, NoEngineError, listed
+from runtimes.onnx_provider import PROVIDERS, Provider
 
-Provider = Literal["cpu", "cuda"]
-PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _PAST, _PRESENT = "past_key_values.", "present."
 
@@ -106,7 +105,8 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
     """Load one .onnx file.
 
     Raises:
-        AssayError: there is no such file, onnxruntime cannot load it, or it would run elsewhere than was asked for.
+        AssayError: there is no such file, or onnxruntime cannot load it.
+        NoEngineError: it would run elsewhere than was asked for.
     """
     if not path.is_file():
         raise AssayError(
@@ -135,8 +135,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _elsewhere(path: Path, wanted: str, there: str) -> AssayError:
-    return AssayError(
+def _elsewhere(path: Path, wanted: str, there: str) -> NoEngineError:
+    return NoEngineError(
         "the execution provider that was asked for is not there, and no other is taken instead",
         where=str(path),
         expected=wanted,
@@ -172,11 +172,11 @@ def refuse_unpaired(reads: list[CacheEntry], writes: list[CacheEntry], where: Pa
 
 
 def quantizes_activations(path: Path) -> bool:
-    """Does the graph quantize activations while it runs: one scale for everything in a batch?"""
+    """Does the graph quantize activations while it runs: one scale for everything in a run?"""
     with path.open("rb") as file:
         tail = b""
         while block := file.read(1 << 22):
-            if b"DynamicQuantizeLinear" in tail + block:
+            if b"DynamicQuantize" in tail + block:
                 return True
             tail = block[-32:]
     return False

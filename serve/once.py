@@ -67,7 +67,8 @@ def summarize(path: Path, document: str, *, max_new_tokens: int | None, threads:
     params = GenerateParams.recorded(artifact.details)
     if max_new_tokens is not None:
         params = replace(params, max_new_tokens=max_new_tokens)
-    return _answer(artifact, lambda runtime: runtime.encode(messages), params, threads)
+    own_length = max_new_tokens is None
+    return _answer(artifact, lambda runtime: runtime.encode(messages), params, threads, own_length=own_length)
 
 
 def generate(path: Path, prompt: str, *, raw: bool, params: GenerateParams, threads: int) -> Answer:
@@ -85,11 +86,20 @@ def generate(path: Path, prompt: str, *, raw: bool, params: GenerateParams, thre
     )
 
 
-def _answer(artifact: Artifact, encode: Callable[[Runtime], list[int]], params: GenerateParams, threads: int) -> Answer:
+def _answer(
+    artifact: Artifact,
+    encode: Callable[[Runtime], list[int]],
+    params: GenerateParams,
+    threads: int,
+    *,
+    own_length: bool = False,
+) -> Answer:
+    """`own_length`: nobody asked for `max_new_tokens`, so no more than the model writes at all."""
     from runtimes import load_runtime
 
     with closing(load_runtime(artifact, threads=threads)) as runtime:
         ids = encode(runtime)
+        params = params.within(runtime.target_length) if own_length else params
         tokens = answer_tokens(len(ids), params.max_new_tokens, runtime.context_length, runtime.target_length)
         (completion,) = runtime.generate([ids], replace(params, max_new_tokens=tokens))
         return Answer(artifact, runtime.engine, completion)

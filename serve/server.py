@@ -105,8 +105,9 @@ def create_app(
             hint = did_you_mean(body.model or "", [served.name]) or f'this server has "{served.name}"'
             text = f'no model "{body.model}" here; {hint}'
             return JSONResponse(error_body(text, "model_not_found", param="model"), 404)
+        no_beams = body.stop_strings and served.params.num_beams > 1  # beams know no stop strings
         params = replace(
-            GenerateParams() if body.temperature else served.params,
+            GenerateParams() if body.temperature or no_beams else served.params,
             temperature=body.temperature or 0.0,
             top_p=body.top_p or 1.0,
             stop=body.stop_strings,

@@ -31,10 +31,11 @@ def start(
     """
     api_key = read_api_key(api_key_file) if api_key_file else None
     params = GenerateParams.recorded(artifact.details)
-    served = Served(artifact.name, artifact.digest, prompt_of(artifact), params, proven)
     with (
         closing(open_socket(host, port)) as bound,
         closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1)) as runtime,
         closing(Worker(runtime)) as worker,
     ):
+        own = params.within(runtime.target_length)
+        served = Served(artifact.name, artifact.digest, prompt_of(artifact), own, proven)
         run(create_app(worker, served, api_key=api_key), bound)

@@ -124,5 +124,8 @@ def _in_order(one: Callable[[int], Answer], indices: Sequence[int], concurrency:
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
     try:
         yield from pool.map(one, indices)
+    except AssayError:
+        pool.shutdown(wait=True, cancel_futures=True)  # what is under way may still be answered, and is kept
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from contract.artifact import open_artifact
+from contract.artifact import new_artifact, open_artifact
 from contract.errors import AssayError
 from contract.example import Example, write_examples
 from evalsuite.cli import eval_command, gate_command
@@ -197,3 +197,15 @@ def test_a_reference_longer_than_the_context_is_named(tmp_path: Path, gguf: Path
     with pytest.raises(AssayError, match="reference summary") as caught:
         evaluate([open_artifact(gguf)], [long, *examples(1)], tmp_path / "eval", threads=1, speed=False)
     assert caught.value.where == "example e7"
+
+
+def test_artifacts_that_write_in_different_ways_are_not_judged_by_one(tmp_path: Path) -> None:
+    artifacts = []
+    for name, penalty in (("one", 1.0), ("two", 1.5)):
+        details = {"generate": {"max_new_tokens": 8, "repetition_penalty": penalty}}
+        with new_artifact(tmp_path / name, "merged", name, details=details) as draft:
+            (draft.path / "config.json").write_text("{}")
+        artifacts.append(draft.finished)
+    with pytest.raises(AssayError, match="different ways to write summaries"):
+        evaluate(artifacts, examples(2), tmp_path / "eval", threads=1)
+    assert not (tmp_path / "eval").exists()

@@ -12,6 +12,7 @@ import pytest
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from export.check_gguf import CheckFailed, check_structure
+from export.ggml import TypeCannotHold
 from export.gguf_file import plan_gguf
 from export.merge import merge_adapter
 from export.source import open_model
@@ -161,8 +162,9 @@ def test_what_llama_cpp_cannot_express_is_refused(
 def test_too_large_for_float16(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "model", dtype="bfloat16", layers=1)
     edit_tensors(folder / "model.safetensors", lambda tensors: tensors["model.layers.0.mlp.up_proj.weight"].mul_(1e7))
-    with pytest.raises(AssayError, match="too large for float16"):
+    with pytest.raises(TypeCannotHold, match="too large for float16") as error:
         export(folder, tmp_path / "gguf", "f16")
+    assert error.value.hint == "export f32 or bf16"
     export(folder, tmp_path / "gguf", "f32")
 
 
@@ -228,6 +230,32 @@ def test_damage_is_caught_by_the_structure_check(
         check_structure(made.gguf_path, plan, source)
 
 
+def test_lost_rows_are_caught_in_every_type(tmp_path: Path, llama_folder: Path) -> None:
+    """One row, or a block of them, of a tensor that is otherwise right."""
+    source = open_model(open_artifact(llama_folder)).source(tmp_path)
+    plan, name = plan_gguf(source), "blk.0.ffn_down.weight"
+    for artifact in export(llama_folder, tmp_path / "gguf", "q8_0", "q4_k_m", "q2_k"):
+        whole = artifact.gguf_path.read_bytes()
+        for lost in (slice(11, 12), slice(64, 128)):
+            damaged(artifact.gguf_path, lambda data, lost=lost: data[lost].fill(0), name)
+            with pytest.raises(CheckFailed, match=rf"{name}: Q\w+ differs .* row 1 over"):
+                check_structure(artifact.gguf_path, plan, source)
+            artifact.gguf_path.write_bytes(whole)
+        check_structure(artifact.gguf_path, plan, source)
+
+
+def test_rows_of_unused_tokens_may_be_next_to_nothing(tmp_path: Path) -> None:
+    """Smaller than the types' scales can be, all zero, or just small."""
+    folder = make_llama(tmp_path / "model", dtype="float32", layers=1)
+
+    def shrink(tensors: dict[str, Any]) -> None:
+        for row, factor in enumerate((0.0, 1e-12, 1e-4, 1e-3, 0.01, 0.02, 0.05)):
+            tensors["model.embed_tokens.weight"][100 + row] *= factor
+
+    edit_tensors(folder / "model.safetensors", shrink)
+    export(folder, tmp_path / "gguf", "q8_0", "q6_k", "q4_k_m", "q2_k")
+
+
 @pytest.mark.parametrize("key", ["tokenizer.ggml.eos_token_id", "llama.rope.freq_base", "tokenizer.ggml.add_bos_token"])
 def test_wrong_metadata_is_caught(tmp_path: Path, llama_folder: Path, key: str) -> None:
     from gguf import GGUFReader
@@ -239,6 +267,12 @@ def test_wrong_metadata_is_caught(tmp_path: Path, llama_folder: Path, key: str) 
     source = open_model(open_artifact(llama_folder)).source(tmp_path)
     with pytest.raises(CheckFailed, match=key):
         check_structure(made.gguf_path, plan_gguf(source), source)
+
+
+def test_the_logits_check_fits_a_short_context(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "model", max_position_embeddings=64)
+    [made] = export(folder, tmp_path / "gguf", "f16", check="logits")
+    assert made.manifest.measurements["logits"]["positions"] == 3 * 63
 
 
 def test_the_logits_check_catches_swapped_heads(tmp_path: Path, llama_folder: Path) -> None:

@@ -12,6 +12,7 @@ from contract.artifact import open_artifact
 from contract.errors import AssayError
 from export import adapted, weights
 from export.check_gguf import check_structure
+from export.ggml import TypeCannotHold
 from export.gguf_file import GgufPlan, exact_type, plan_gguf
 from export.gguf_write import write_ggufs
 from export.imatrix_file import ImportanceMatrix, write_imatrix
@@ -143,6 +144,25 @@ def test_a_value_that_cannot_be_stored_is_refused(tmp_path: Path, quant: str, va
     with pytest.raises(AssayError, match=r"too large for float16|not finite") as error:
         write([quant], plan, source, tmp_path / "made", threads=2)
     assert "model.layers.1.mlp.up_proj.weight" in str(error.value.where)
+
+
+@pytest.mark.parametrize("quant", ["q4_0", "q8_0", "q4_k_m", "iq4_xs"])
+def test_a_scale_that_overflows_is_the_weights_fault(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], quant: str
+) -> None:
+    folder = make_llama(tmp_path / "model", dtype="float32", layers=1)
+
+    def change(tensors: dict[str, Any]) -> None:
+        tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = -1e12
+
+    edit_tensors(folder / "model.safetensors", change)
+    source, plan = opened(folder, tmp_path / "scratch")
+    capfd.readouterr()
+    with pytest.raises(TypeCannotHold, match=r"^a weight is too large for I?Q") as error:
+        write([quant], plan, source, tmp_path / "made")
+    assert (error.value.got, error.value.hint) == ("1e+12", "export f32 or bf16")
+    assert "model.layers.0.mlp.up_proj.weight" in str(error.value.where)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("damage", ["short", "missing"])

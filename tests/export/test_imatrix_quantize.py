@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from contract.artifact import open_artifact, sha256_of
 from contract.errors import AssayError
 from contract.example import read_examples, sha256_of_rows, write_examples
 from contract.recipe import Recipe
-from export.check_gguf import CheckFailed
+from export.check_gguf import CheckFailed, check_structure
 from export.check_logits import check_logits
 from export.gguf_write import write_ggufs
 from export.imatrix import Calibration, calibration_ids
 from export.imatrix_file import ImportanceMatrix, read_imatrix, write_imatrix
 from export.quantize import LADDER, NEED_MATRIX
 from export.to_gguf import export_gguf
+from tests.export.makers import edit_tensors
 from tests.export.test_imatrix import EXAMPLES, matrix, opened
+from tests.tiny import make_llama
 
 
 def tensors(path: Path) -> dict[str, bytes]:
@@ -157,11 +160,44 @@ def test_a_recipe_with_such_types_asks_for_a_matrix() -> None:
     Recipe.model_validate({**values, "export": {"gguf": {"quants": ["f16", "iq2_xs"], "imatrix": True}}})
 
 
+def test_columns_that_never_fire_may_be_lost_and_rows_may_not(tmp_path: Path) -> None:
+    """llama.cpp stores weights as zero that nothing is ever multiplied with."""
+    folder = make_llama(tmp_path / "model", layers=1)
+
+    def silence(tensors: dict[str, Any]) -> None:
+        tensors["model.layers.0.input_layernorm.weight"][64:160] = 0
+
+    edit_tensors(folder / "model.safetensors", silence)
+    made = export_gguf(
+        open_artifact(folder),
+        tmp_path / "gguf",
+        quants=["q4_0", "q4_k_m"],
+        threads=1,
+        imatrix=Calibration(EXAMPLES, chunks=2),
+    )
+    _, source, plan = opened(folder, tmp_path / "scratch")
+    for artifact in made:
+        path, name = artifact.gguf_path, "blk.0.attn_v.weight"
+        matrix_file = path.parent / "measured" / "imatrix.gguf"
+        with pytest.raises(CheckFailed, match=name):  # without the matrix there is no reason for it
+            check_structure(path, plan, source)
+        check_structure(path, plan, source, imatrix=matrix_file)
+        lose_row(path, name)
+        with pytest.raises(CheckFailed, match=name):
+            check_structure(path, plan, source, imatrix=matrix_file)
+
+
+def lose_row(path: Path, name: str) -> None:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path, "r+")
+    next(tensor for tensor in reader.tensors if tensor.name == name).data[7] = 0
+    reader.data.flush()
+
+
 def test_a_broken_file_of_few_bits_is_seen(tmp_path: Path) -> None:
     """Its limit is wide, and yet a model whose last norm was lost is far over it."""
     import shutil
-
-    from tests.export.makers import edit_tensors
 
     base = Path(__file__).resolve().parents[2] / "assets" / "tiny-base"
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,40 +12,28 @@ from click.testing import CliRunner
 
 import evalsuite.evaluate
 import evalsuite.scorer
+import export.imatrix
+import export.planned_sizes
+import flow.choose_quant
 import flow.quant_bench
-from contract.artifact import Artifact, new_artifact, open_artifact
+from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows, write_examples
-from contract.prompt import PromptSpec
 from evalsuite.results import Row
 from export.imatrix import Calibration, MadeMatrix
 from export.to_gguf import export_gguf
-from flow.choose_quant import SELECTION_FILE, WORK_FOLDER, Selection, choose_quant
-from flow.export_cli import export
-from flow.quant_bench import Settings
+from flow.choose_quant import SELECTION_FILE, choose_quant
+from flow.export_cli import export as exporting
 from flow.quant_limits import Limits
+from flow.quant_search import Prefer
 from tests.evalsuite.chain import examples, make_adapter_artifact
+from tests.flow.choosing import ONE, QUANTS, choose, left_in, make_model, with_details
 from tests.tiny import make_adapter, make_llama
-
-QUANTS = ["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_s", "q2_k"]
-ONE = Settings(threads=1)
-
-
-def with_details(folder: Path, path: Path, **manifest: Any) -> Artifact:
-    """The folder as a merged artifact that records how long its summaries are."""
-    details = {"prompt": PromptSpec().as_dict(), "generate": {"max_new_tokens": 6}}
-    with new_artifact(path, "merged", "tiny", details=details, **manifest) as draft:
-        shutil.copytree(folder, draft.path, dirs_exist_ok=True)
-    return draft.finished
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Artifact:
-    return with_details(
-        llama_folder,
-        tmp_path_factory.mktemp("model") / "merged",
-        data_sha256={"train": "0", "test": sha256_of_rows(examples(22))},
-    )
+    return make_model(llama_folder, tmp_path_factory.mktemp("model") / "merged")
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +50,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> dict[str,
 
 def upper_bound(row: Row) -> float:
     return max(distance.kl.high for distance in row.comparisons[0].distances)
-
-
-def choose(model: Artifact, out: Path, **given: Any) -> Selection:
-    given = {"quants": QUANTS, "settings": ONE, **given}
-    return choose_quant(model, examples(20), out, **given)
-
-
-def left_in(out: Path) -> set[str]:
-    return {path.name for path in out.iterdir()}
 
 
 def test_the_smallest_within_the_limit(tmp_path: Path, model: Artifact, rows: dict[str, Row]) -> None:
@@ -98,77 +76,53 @@ def test_the_smallest_within_the_limit(tmp_path: Path, model: Artifact, rows: di
         choose(model, tmp_path / "out", limits=Limits(kl_nats=limit))
 
 
-def test_interrupted_it_goes_on_and_finds_the_same(
+@pytest.mark.parametrize("prefer", ["smallest", "fastest"])
+def test_a_type_that_llama_cpp_cannot_load_is_told(
+    tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch, prefer: Prefer
+) -> None:
+    def cut(*given: Any, **settings: Any) -> list[Artifact]:
+        [made] = export_gguf(*given, **settings)
+        if settings["quants"] == ["q2_k"]:
+            made.gguf_path.write_bytes(made.gguf_path.read_bytes()[:-50_000])
+        return [made]
+
+    monkeypatch.setattr(flow.quant_bench, "export_gguf", cut)
+    selection = choose(model, tmp_path, limits=Limits(kl_nats=9.0), quants=["q8_0", "q2_k"], prefer=prefer)
+    assert selection.winner is not None
+    assert selection.winner.path.name == "q8_0"
+    assert "llama.cpp cannot load the file: " in str(selection.figures[0].refused)
+    assert selection.figures[0].outcome(selection.limits) == "fail"
+
+
+def test_a_fault_that_is_not_the_types_ends_it(
     tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = Limits(kl_nats=0.05)
-    whole = choose(model, tmp_path / "whole", limits=limits)
-    real, made = export_gguf, []
+    def spoil(*given: Any, **settings: Any) -> list[Artifact]:
+        [made] = export_gguf(*given, **settings)
+        made.gguf_path.write_bytes(b"nothing")
+        return [made]
 
-    def dies_at_the_third(*given: Any, **settings: Any) -> list[Artifact]:
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(settings["quants"][0])
-        return real(*given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(flow.quant_bench, "export_gguf", dies_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            choose(model, tmp_path / "out", limits=limits)
-    assert left_in(tmp_path / "out") == {WORK_FOLDER}
-
-    def counts(*given: Any, **settings: Any) -> list[Artifact]:
-        made.append(settings["quants"][0])
-        return real(*given, **settings)
-
-    monkeypatch.setattr(flow.quant_bench, "export_gguf", counts)
-    resumed = choose(model, tmp_path / "out", limits=limits)
-    assert sorted(made[:-1]) == sorted(set(made[:-1])), "none is made twice but the winner"
-    assert resumed.as_json() == whole.as_json()
-    names = [path.read_bytes() for path in (tmp_path / "whole" / SELECTION_FILE, tmp_path / "out" / SELECTION_FILE)]
-    assert names[0] == names[1]
+    monkeypatch.setattr(flow.quant_bench, "export_gguf", spoil)
+    with pytest.raises(AssayError):
+        choose(model, tmp_path, limits=Limits(kl_nats=9.0), quants=["q2_k"])
 
 
-def test_killed_after_the_winner_was_written(tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {"limits": Limits(size_bytes=10**9), "quants": ["q8_0", "q2_k"]}
+def test_a_file_larger_than_planned_is_held_against_the_limit(
+    tmp_path: Path, model: Artifact, rows: dict[str, Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = export.planned_sizes.planned_sizes
 
-    def dies(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def too_small(*given: Any, **settings: Any) -> Any:
+        exact, files = real(*given, **settings)
+        return exact, {quant: replace(file, size_bytes=file.size_bytes - 300) for quant, file in files.items()}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Selection, "as_json", dies)
-        with pytest.raises(KeyboardInterrupt):
-            choose(model, tmp_path / "out", **given)
-    assert left_in(tmp_path / "out") == {"q8_0", WORK_FOLDER}
-    assert choose(model, tmp_path / "out", **given).winner is not None
-    assert left_in(tmp_path / "out") == {"q8_0", SELECTION_FILE}
-
-
-def test_nothing_passes_then_looser_limits(tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_examples(tmp_path / "valid.jsonl", examples(20))
-    command = ["gguf", str(model.path), "--out", str(tmp_path / "out"), "--auto", "--quant", "q8_0,q4_0"]
-    command += ["--data", str(tmp_path / "valid.jsonl"), "--threads", "1"]
-    runner = CliRunner(catch_exceptions=False)
-    refused = runner.invoke(export, [*command, "--max-kl", "1e-9"])
-    assert refused.exit_code == 1
-    assert "none of the types is within the limits" in refused.stdout
-    assert "no: --max-kl, gold; --max-kl, greedy" in refused.stdout
-    assert left_in(tmp_path / "out") == {SELECTION_FILE, WORK_FOLDER}
-    assert json.loads((tmp_path / "out" / SELECTION_FILE).read_text())["winner"] is None
-
-    made: list[str] = []
-
-    def counts(*given: Any, **settings: Any) -> list[Artifact]:
-        made.append(settings["quants"][0])
-        return export_gguf(*given, **settings)
-
-    monkeypatch.setattr(flow.quant_bench, "export_gguf", counts)
-    kept = runner.invoke(export, [*command, "--max-kl", "9", "--json"])
-    assert kept.exit_code == 0, kept.output
-    told = json.loads(kept.stdout)
-    assert (told["winner"], told["artifact"]["details"]["quant"]) == ("q4_0", "q4_0")
-    assert made == ["q4_0"], "only to be kept: all was known"
-    assert left_in(tmp_path / "out") == {SELECTION_FILE, "q4_0"}
+    monkeypatch.setattr(export.planned_sizes, "planned_sizes", too_small)
+    limits = Limits(size_bytes=rows["q8_0"].size_bytes - 1)
+    assert choose(model, tmp_path, limits=limits, quants=["q8_0"]).winner is None
+    selection = choose(model, tmp_path, limits=limits, quants=["q8_0", "q4_0"])
+    assert selection.winner is not None
+    assert selection.winner.path.name == "q4_0"
+    assert {figures.quant: figures.outcome(limits) for figures in selection.figures} == {"q8_0": "fail", "q4_0": "pass"}
 
 
 def test_the_nearest_that_fits(tmp_path: Path, model: Artifact, rows: dict[str, Row]) -> None:
@@ -219,8 +173,6 @@ def test_time_is_measured_where_it_decides(tmp_path: Path, model: Artifact) -> N
 def test_an_importance_matrix_is_computed_once(
     tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.imatrix
-
     real, computed = export.imatrix.make_imatrix, []
 
     def counts(*given: Any, **settings: Any) -> dict[str, Any]:
@@ -238,6 +190,13 @@ def test_an_importance_matrix_is_computed_once(
     assert selection.winner.details["imatrix"]["split"] == "train"
     assert (selection.winner.path / "measured" / "imatrix.gguf").is_file()
     assert len(computed) == 1
+    sizes = {figures.quant: figures.size_bytes for figures in selection.figures}
+    kept_size = selection.winner.gguf_path.stat().st_size
+    assert (
+        sizes["iq2_xs"]
+        == kept_size
+        == export.planned_sizes.planned_sizes(model, ["iq2_xs"], with_matrix=True)[1]["iq2_xs"].size_bytes
+    )
     kept = MadeMatrix(selection.winner.path / "measured" / "imatrix.gguf", {"sha256": "of another"})
     with pytest.raises(AssayError, match="not the one that was made"):
         kept.copy_to(tmp_path / "copy")
@@ -262,14 +221,15 @@ def test_a_type_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
     folder = make_llama(tmp_path / "llama", dtype="bfloat16", layers=1)
     edit_tensors(folder, lambda tensors: tensors["model.norm.weight"].fill_(1.0))
-    edit_tensors(folder, lambda tensors: tensors["model.layers.0.mlp.down_proj.weight"].view(-1)[:1].fill_(1e5))
+    edit_tensors(folder, lambda tensors: tensors["model.layers.0.mlp.down_proj.weight"].view(-1)[:1].fill_(9e6))
     model = with_details(folder, tmp_path / "merged")
     limits = Limits(size_bytes=10**9)
     selection = choose(model, tmp_path / "out", limits=limits, quants=["f16", "bf16", "q8_0"])
-    f16 = next(figures for figures in selection.figures if figures.quant == "f16")
-    assert f16.outcome(limits) == "fail"
-    assert f16.refused is not None
-    assert "too large for float16" in f16.refused
+    for figures in selection.figures:
+        assert (figures.outcome(limits) == "fail") == (figures.quant != "bf16")
+    refused = {figures.quant: str(figures.refused) for figures in selection.figures}
+    assert "too large for float16" in refused["f16"]
+    assert "too large for Q8_0" in refused["q8_0"]
     assert selection.winner is not None
     assert selection.winner.path.name == "bf16"
 
@@ -283,6 +243,19 @@ def test_strict_leaves_out_what_would_fall_back(tmp_path: Path) -> None:
     assert selection.winner is not None
     assert selection.winner.path.name == "q8_0"
     assert "fell back" in str(next(f.refused for f in selection.figures if f.quant == "q4_k_m"))
+
+
+def test_strict_holds_for_what_was_measured_without_it(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "llama", hidden_size=64, intermediate_size=96, layers=1)
+    model = with_details(folder, tmp_path / "merged")
+    given: dict[str, Any] = {"quants": ["q8_0", "q4_k_m"]}
+    measured = choose(model, tmp_path / "out", limits=Limits(kl_nats=1e-9), **given)
+    assert all(figures.quality is not None for figures in measured.figures)
+    strict = choose(model, tmp_path / "out", limits=Limits(kl_nats=9.0), settings=replace(ONE, strict=True), **given)
+    assert strict.winner is not None
+    assert strict.winner.path.name == "q8_0"
+    assert strict.figures[0].quality == measured.figures[0].quality
+    assert "fell back" in str(strict.figures[0].refused)
 
 
 def test_data_and_limits_that_decide_nothing_are_refused(tmp_path: Path, model: Artifact) -> None:
@@ -312,6 +285,8 @@ def test_data_and_limits_that_decide_nothing_are_refused(tmp_path: Path, model: 
         (["--auto", "--data", "DATA", "--max-kl", "-1"], "not a number from 0 up"),
         (["--auto", "--data", "DATA", "--max-bytes", "many"], "not a size such as"),
         (["--auto", "--data", "DATA", "--max-bytes", "0"], "not a size such as"),
+        (["--auto", "--data", "DATA", "--max-bytes", "9" * 400], "not a size such as"),
+        (["--auto", "--data", "DATA", "--max-bytes", "9999999999G"], "not a size such as"),
         (["--auto", "--data", "DATA", "--max-kl", "0.1", "--quant", "q4_x"], "no such quantization"),
         (["--auto", "--data", "DATA", "--max-kl", "0.1", "--prefer", "best"], "'best' is not one of"),
         (["--auto", "--data", "missing.jsonl", "--max-kl", "0.1"], "missing.jsonl"),
@@ -320,7 +295,7 @@ def test_data_and_limits_that_decide_nothing_are_refused(tmp_path: Path, model: 
 def test_options_that_do_not_go_together(tmp_path: Path, model: Artifact, options: list[str], said: str) -> None:
     write_examples(tmp_path / "valid.jsonl", examples(20))
     options = [str(tmp_path / "valid.jsonl") if option == "DATA" else option for option in options]
-    done = CliRunner().invoke(export, ["gguf", str(model.path), "--out", str(tmp_path / "out"), *options])
+    done = CliRunner().invoke(exporting, ["gguf", str(model.path), "--out", str(tmp_path / "out"), *options])
     assert getattr(done.exception, "exit_code", None) == 2 or done.exit_code == 2
     assert said in done.output + str(done.exception)
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import pytest
 
 import runtimes.onnx_causal as onnx_causal
 from contract.artifact import open_artifact
-from contract.errors import AssayError
+from contract.errors import AssayError, NoEngineError
 from contract.prompt import Message
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.hard_texts import HARD_TEXTS
@@ -175,13 +175,13 @@ def test_the_execution_provider_is_never_another(
 
     artifact = open_artifact(folders["llama"][1])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(AssayError, match="no other is taken instead"):
+        with pytest.raises(NoEngineError, match="no other is taken instead"):
             load(artifact, provider="cuda")
         monkeypatch.setenv("ASSAY_ONNX_PROVIDER", "cuda")
-        with pytest.raises(AssayError, match="CUDAExecutionProvider"):
+        with pytest.raises(NoEngineError, match="CUDAExecutionProvider"):
             load(artifact)
     monkeypatch.setenv("ASSAY_ONNX_PROVIDER", "tpu")
-    with pytest.raises(AssayError, match="no such execution provider"):
+    with pytest.raises(NoEngineError, match="no such execution provider"):
         load(artifact)
     load(artifact, provider="cpu").close()
 
