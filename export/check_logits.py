@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 F32_MAX_ABS = 1e-3
 MEAN_KL_NATS = {"f32": 1e-5, "f16": 1e-4, "bf16": 1e-2}  # llama.cpp rounds activations to the weights' 16-bit type
-DOCUMENTS = (
+_DOCUMENTS = (
     "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free. I will tell Kesto about it.",
     "Tom: Bus 84 leaves at nine.\nAda: It costs 315 crowns!\nTom: Then we walk. See you at half past eight.",
     "A: 👍 naïve café?\nB: Да, 漢字。",
 )
-ANSWER = "They moved the meeting to room 527."
+_ANSWER = "They moved the meeting to room 527."
 _POSITIONS_AT_ONCE = 16  # compared in float64
 
 
@@ -75,10 +75,10 @@ def check_logits(
                 if not (ends := words.stop_ids) <= runtime.stop_ids:
                     problems.append(f"{quant}: torch stops at {sorted(ends)}, llama.cpp at {sorted(runtime.stop_ids)}")
                 fitting = pairs if both else [(head, rest[: runtime.context_length - 1]) for head, rest in pairs]
-                found[quant] = compare(expected, runtime.score(fitting))
+                found[quant] = _compare(expected, runtime.score(fitting))
             finally:
                 runtime.close()
-            problems += over_limit(quant, found[quant], half_precision_activation)
+            problems += _over_limit(quant, found[quant], half_precision_activation)
     if problems:
         raise CheckFailed("the GGUF does not compute what its source does", where=source.where, got=listed(problems))
     return found
@@ -90,9 +90,9 @@ def _pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool, context: 
     Of a causal model (not `both`) every id but the very first one is a target, as far as its context reaches.
     """
     pairs = []
-    for document in DOCUMENTS:
+    for document in _DOCUMENTS:
         messages = spec.messages(document)
-        prompt, target = words.encode(messages), words.encode_completion(messages, ANSWER)
+        prompt, target = words.encode(messages), words.encode_completion(messages, _ANSWER)
         pairs.append((prompt, target) if both else (prompt[:1], [*prompt[1:], *target][: context - 1]))
     return pairs
 
@@ -106,7 +106,7 @@ class _Distance:
     same_top: np.ndarray
 
 
-def compare(expected: Spool, found: Iterable[np.ndarray]) -> dict[str, Any]:
+def _compare(expected: Spool, found: Iterable[np.ndarray]) -> dict[str, Any]:
     """The figures of `check_logits` over the rows of both."""
     import numpy as np
 
@@ -129,7 +129,7 @@ def _distance(reference: np.ndarray, other: np.ndarray) -> _Distance:
     """Of float32 logits [positions, vocabulary], in float64."""
     import numpy as np
 
-    log_p, log_q = _log_softmax(reference.astype(np.float64)), _log_softmax(other.astype(np.float64))
+    log_p, log_q = log_softmax(reference.astype(np.float64)), log_softmax(other.astype(np.float64))
     return _Distance(
         float(np.abs(reference.astype(np.float64) - other).max()),
         (np.exp(log_p) * (log_p - log_q)).sum(axis=1),
@@ -137,7 +137,8 @@ def _distance(reference: np.ndarray, other: np.ndarray) -> _Distance:
     )
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities, of logits [positions, vocabulary], in the logits' dtype."""
     import numpy as np
 
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -145,7 +146,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[str]:
+def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[str]:
     """What exceeds the limits of `check_logits`, in words."""
     if quant == "f32" and not half_precision_activation:
         name, limit, unit = "max_abs", F32_MAX_ABS, ""

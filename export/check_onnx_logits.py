@@ -13,6 +13,7 @@ from contract.artifact import open_artifact
 from contract.errors import AssayError, listed
 from contract.prompt import PromptSpec
 from export.check_failed import CheckFailed
+from export.check_logits import log_softmax
 from export.onnx_fp16 import LARGEST
 from export.onnx_reference import Reference, Row, reference_of
 from export.onnx_run import OnnxRunner
@@ -86,7 +87,7 @@ def _compare(expected: list[np.ndarray], found: list[np.ndarray]) -> dict[str, A
 
     kl, same, largest = [], [], []
     for reference, other in zip(expected, found, strict=True):
-        log_p, log_q = (_log_softmax(values.astype(np.float64)) for values in (reference, other))
+        log_p, log_q = (log_softmax(values.astype(np.float64)) for values in (reference, other))
         kl.append((np.exp(log_p) * (log_p - log_q)).sum(axis=1))
         same.append(reference.argmax(1) == other.argmax(1))
         largest.append(float(np.abs(reference.astype(np.float64) - other).max()))
@@ -96,14 +97,6 @@ def _compare(expected: list[np.ndarray], found: list[np.ndarray]) -> dict[str, A
         "mean_kl_nats": float(np.concatenate(kl).mean()),
         "top1_agreement": float(np.concatenate(same).mean()),
     }
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def _limit(at_least: float, noise: float) -> float:
@@ -164,6 +157,6 @@ def _is_near(runtime: Runtime, row: Row, ours: tuple[int, ...], theirs: tuple[in
     likely = []
     for text in (ours, theirs):
         [logits] = runtime.score([(row.prompt, (*text, stop))])
-        rows = _log_softmax(logits.astype(np.float64))
+        rows = log_softmax(logits.astype(np.float64))
         likely.append(float(np.mean([rows[i, token] for i, token in enumerate((*text, stop))])))
     return abs(likely[0] - likely[1]) <= near
