@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -11,17 +12,17 @@ import click
 
 # name: (module, what `assay --help` says of it)
 COMMANDS = {
-    "run": ("flow.cli", "From a recipe to a proven GGUF; skips what is there and valid."),
+    "run": ("flow.cli", "From a recipe to proven artifacts; skips what is there and valid."),
     "data": ("trainer.cli", "Validate and split the examples; print what was found."),
     "train": ("trainer.cli", "Fine-tune an adapter."),
     "merge": ("flow.merge_cli", "Merge an adapter into its base, clean, and prove it by reloading."),
-    "export": ("flow.export_cli", "Write a model for another engine: GGUF, a LoRA as GGUF, Ollama."),
+    "export": ("flow.export_cli", "Write a model for another engine: GGUF, ONNX, a LoRA as GGUF, Ollama."),
     "eval": ("evalsuite.cli", "Score artifacts against each other; write metrics, verdict and report."),
     "gate": ("evalsuite.cli", "Say yes or no to an evaluation: exit 0 or 1."),
     "score": ("evalsuite.metrics.score_cli", "Score summaries that are already written, by every text metric."),
     "summarize": ("serve.cli", "Summarize one document."),
     "generate": ("serve.cli", "Print the continuation of a prompt, unchanged."),
-    "serve": ("serve.cli", "Serve a proven GGUF over HTTP."),
+    "serve": ("serve.cli", "Serve a proven artifact over HTTP."),
     "inspect": ("flow.cli", "What an artifact is, where it came from, whether its files are intact."),
     "doctor": ("flow.cli", "Check this machine: versions, CPU, disk, and a tiny round trip."),
 }
@@ -68,6 +69,7 @@ def main() -> None:
     """Run a command. Exit 0: done; 1: a gate said no; 2: the input or machine is at fault; 3: a defect of ours."""
     from contract.errors import AssayError
 
+    gc.set_threshold(50_000)  # half a second less for importing torch and transformers, which make many objects
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here calls
     try:
         code = cli.main(standalone_mode=False)

@@ -72,8 +72,15 @@ def refuse_constant(text: str) -> None:
 
 @contextmanager
 def alone(lock: Path, refusal: AssayError) -> Iterator[None]:
-    """Hold the lock file, which is made where it is missing; `refusal` is raised where another process holds it."""
-    with lock.open("w") as file:
+    """Hold the lock file, which is made where it is missing; `refusal` is raised where another process holds it.
+
+    So it is where the lock's folder is gone: another process has just ended its work there and cleaned up.
+    """
+    try:
+        opened = lock.open("w")
+    except FileNotFoundError:
+        raise refusal from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -37,6 +37,14 @@ class GenerateParams:
         rules = self.repetition_penalty == 1 and not self.no_repeat_ngram_size and not self.min_new_tokens
         return self.num_beams == 1 and self.temperature == 0 and rules
 
+    def beyond_greedy(self) -> dict[str, Any]:
+        """What is set otherwise than for plain greedy decoding, but for the length."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "max_new_tokens" and getattr(self, field.name) != field.default
+        }
+
     @classmethod
     def recorded(cls, details: Mapping[str, Any]) -> GenerateParams:
         """How the summaries of an artifact are written, from its details; the defaults where nobody recorded any.

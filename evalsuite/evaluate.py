@@ -110,6 +110,7 @@ def evaluate(
             required(rows, gate if recipe else None, missing),
             scorer.signatures,
             missing,
+            params.beyond_greedy(),
         )
         verdicts = judge(results, gate)
         write_evaluation(out, results, verdicts, found)

@@ -258,6 +258,7 @@ class Results:
     require: tuple[str, ...]  # labels that must pass
     signatures: dict[str, str] = field(default_factory=dict)  # metric -> how it was computed
     unloadable: tuple[Unloadable, ...] = ()
+    generate: dict[str, Any] = field(default_factory=dict)  # how summaries were written, where not plainly greedily
     schema: int = field(default=RESULTS_SCHEMA)
 
     def row(self, label: str) -> Row:

@@ -224,10 +224,13 @@ def _errors(descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, sour
     import torch
 
     kind = stored.tensor_type.name
-    differences, norms = [torch.zeros(0)], [torch.zeros(0)]  # of each row
+    # of each row; made at once, as a little one behind each block would keep the heap from being used again
+    difference, norm = torch.zeros(2, math.prod(tensor.shape[:-1]))
+    start = 0
     for exact, data in _blocks(descriptor, stored, tensor, source):
         if not data:
             return _Errors(math.inf, math.inf)
+        rows = slice(start, start := start + math.prod(exact.shape[:-1]))
         if kind in FLOAT_KINDS:
             if data == exact.view(torch.uint8).numpy().data:  # bytes compare much faster than half-precision values
                 continue
@@ -235,13 +238,12 @@ def _errors(descriptor: int, stored: gguf.ReaderTensor, tensor: GgufTensor, sour
         else:
             read = dequantize_rows(kind, data, exact.shape[-1])
         exact = exact.float()
-        differences.append(torch.linalg.vector_norm(read.float() - exact, dim=-1).reshape(-1))
-        norms.append(torch.linalg.vector_norm(exact, dim=-1).reshape(-1))
-    difference, norm = torch.cat(differences), torch.cat(norms)
+        difference[rows] = torch.linalg.vector_norm(read.float() - exact, dim=-1).reshape(-1)
+        norm[rows] = torch.linalg.vector_norm(exact, dim=-1).reshape(-1)
     if not difference.any():
         return _Errors(0.0, 0.0)
-    rows = difference / norm.clamp(min=_LEAST_NORM * norm.mean().item())
-    return _Errors((difference.norm() / norm.norm()).item(), rows.max().item())
+    relative = difference / norm.clamp(min=_LEAST_NORM * norm.mean().item())
+    return _Errors((difference.norm() / norm.norm()).item(), relative.max().item())
 
 
 def _requantizes(

@@ -134,7 +134,7 @@ def _header(planned: Iterable[PlannedTensor]) -> bytes:
 
 
 class _CheckedFile:
-    """A new file: one thread writes each block, reads it back and compares, another hashes what was read."""
+    """A new file: one thread writes each block, another reads it back, compares and hashes what was read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -145,7 +145,8 @@ class _CheckedFile:
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._begun = 0  # bytes whose way to the disk has begun
         self._hash = hashlib.sha256()
-        self._writing, self._hashing = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
+        self._back = bytearray()
+        self._writing, self._checking = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._waiting: deque[Future[Future[None]]] = deque()
         return self
 
@@ -159,17 +160,21 @@ class _CheckedFile:
     def _store(self, block: torch.Tensor, offset: int) -> Future[None]:
         import torch
 
-        data = block.reshape(-1).view(torch.uint8).numpy()
-        _write_all(self._descriptor, data.data, offset)
-        back = bytearray(data.nbytes)  # compares much faster than an array
-        if os.preadv(self._descriptor, [back], offset) != data.nbytes or back != data.data:
+        data = block.reshape(-1).view(torch.uint8).numpy().data
+        _write_all(self._descriptor, data, offset)
+        return self._checking.submit(self._check, data, offset)
+
+    def _check(self, data: memoryview, offset: int) -> None:
+        if len(self._back) != len(data):  # most blocks are of one size; comparing bytearrays is what is fast
+            self._back = bytearray(len(data))
+        if os.preadv(self._descriptor, [self._back], offset) != len(data) or self._back != data:
             raise AssayError(
                 "a weights file does not read back as it was written",
                 where=f"{self.path.name}, byte {offset}",
                 hint="look at the disk and the memory of this machine",
             )
-        self._flush(offset + data.nbytes)
-        return self._hashing.submit(self._hash.update, back)
+        self._hash.update(self._back)
+        self._flush(offset + len(data))
 
     def _flush(self, done: int) -> None:
         """Begin writing to the disk, so that the sync at the end finds little left."""
@@ -182,7 +187,7 @@ class _CheckedFile:
             while kind is None and self._waiting:
                 self._waiting.popleft().result().result()
         finally:
-            for thread in (self._writing, self._hashing):
+            for thread in (self._writing, self._checking):
                 thread.shutdown(wait=True, cancel_futures=True)
             os.close(self._descriptor)
         self.sha256 = self._hash.hexdigest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.files import write_whole
+from export.quantize import LADDER
 from flow.quant_bench import Bench
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ class Left:
 def left_in(work: Path) -> Left | None:
     """The winner that a run noted in the work folder, made or not."""
     try:
-        return Left(**json.loads((work / _WINNER_FILE).read_text(encoding="utf-8")))
+        left = Left(**json.loads((work / _WINNER_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    known = isinstance(left.quant, str) and left.quant in LADDER and isinstance(left.digest, str)
+    return left if known else None
 
 
 def kept(bench: Bench, chosen: str | None, out: Path, work: Path, check: Check) -> Artifact | None:

@@ -14,7 +14,7 @@ from evalsuite.report.plot_axes import settings
 from evalsuite.report.plots import Sketch, sketches
 from evalsuite.report.table import Table
 from evalsuite.report.word_diff import Span
-from evalsuite.report.words import bucket_name, size
+from evalsuite.report.words import bucket_name, how_written, size
 
 _TONES = {"pass": "#116932", "fail": "#a8201a", "inconclusive": "#865400", "none": FAINT}
 _OUTCOMES = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive"}
@@ -200,7 +200,7 @@ def _lineage(sheets: Sheets, told: Content) -> None:
             Run(
                 f"{data.documents:,} documents of {data.document_words:.0f} words and references of "
                 f"{data.reference_words:.0f} on average; {data.shortened or 'none'} shortened to fit the context. At "
-                f"most {told.results.max_new_tokens} new tokens, greedy. sha256 {data.sha256}"
+                f"most {told.results.max_new_tokens} new tokens, {how_written(told.results)}. sha256 {data.sha256}"
             )
         ],
         size=8.2,

@@ -99,6 +99,11 @@ def task_warnings(results: Results) -> list[str]:
     return said
 
 
+def how_written(results: Results) -> str:
+    """How the summaries were written: "greedy", or what the recipe set beyond that."""
+    return ", ".join(f"{name} {value}" for name, value in results.generate.items()) or "greedy"
+
+
 def _subject(results: Results) -> Row | None:
     """The row whose summaries stand for the fine-tuned model: the adapter, else what everything is compared with."""
     for wanted in ("adapter", "merged"):

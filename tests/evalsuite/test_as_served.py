@@ -44,6 +44,9 @@ def test_beams_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     written = [completion.text for completion in runtime.generate(prompts, params)]
     greedy = [completion.text for completion in runtime.generate(prompts, GenerateParams(10))]
     assert written != greedy
+    found = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert found["generate"] == {"num_beams": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
+    assert "At most 10 new tokens, num_beams 2, no_repeat_ngram_size 2" in (tmp_path / "eval" / "report.html").read_text()
     for label in ("merged", "onnx-fp32"):
         rows = (tmp_path / "eval" / "predictions" / f"{label}.jsonl").read_text().splitlines()
         assert [json.loads(row)["prediction"] for row in rows] == written

@@ -103,6 +103,19 @@ def test_killed_then_other_limits(tmp_path: Path, model: Artifact, monkeypatch: 
     assert left_in(tmp_path) == {SELECTION_FILE, WORK_FOLDER}
 
 
+@pytest.mark.parametrize("noted", ['{"quant": ["q2_k"], "digest": 5}', '{"quant": "../q2_k", "digest": "0"}', "[", "5"])
+def test_a_note_that_is_none_is_left_aside(tmp_path: Path, model: Artifact, noted: str) -> None:
+    given: dict[str, Any] = {"limits": Limits(size_bytes=1), "quants": ["q2_k"]}
+    assert choose(model, tmp_path, **given).winner is None
+    (tmp_path / WORK_FOLDER / "winner.json").write_text(noted)
+    assert choose(model, tmp_path, **given).winner is None
+
+
+def test_a_lock_whose_folder_has_just_gone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match="held"), alone(tmp_path / "gone" / ".lock", AssayError("held")):
+        pass
+
+
 def test_killed_then_somebody_elses_folder(tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"limits": Limits(size_bytes=10**9), "quants": ["q8_0"]}
     killed_with_a_winner(model, tmp_path, monkeypatch, **given)
