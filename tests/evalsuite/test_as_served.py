@@ -46,7 +46,8 @@ def test_beams_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert written != greedy
     found = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert found["generate"] == {"num_beams": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
-    assert "At most 10 new tokens, num_beams 2, no_repeat_ngram_size 2" in (tmp_path / "eval" / "report.html").read_text()
+    report = (tmp_path / "eval" / "report.html").read_text()
+    assert "At most 10 new tokens, num_beams 2, no_repeat_ngram_size 2" in report
     for label in ("merged", "onnx-fp32"):
         rows = (tmp_path / "eval" / "predictions" / f"{label}.jsonl").read_text().splitlines()
         assert [json.loads(row)["prediction"] for row in rows] == written
