@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 BaseWeights = Literal["w16", "nf4"]
+_PER_TOKEN = "final_logits_bias"  # BART's, [1, vocabulary]: follows embeddings that are resized
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ class AdaptedWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape after merging; embeddings may have been resized by the adapter."""
         key = self._replacement(name)
-        return self.base.shape(self.place(name)) if key is None else self.adapter.weights.shape(key)
+        if key is not None:
+            return self.adapter.weights.shape(key)
+        stored = self.base.shape(self.place(name))
+        return (*stored[:-1], self.rows) if name.endswith(_PER_TOKEN) else stored
 
     def dtype(self, name: str) -> str:
         """Everything is merged in float32."""
@@ -108,6 +112,14 @@ class AdaptedWeights:
             whole = dequantized_nf4(whole, self.nf4["double_quant"], self.nf4["block_size"])
             step = rows_per_block(tuple(whole.shape), multiple)
             yield from ((start, whole[start : start + step]) for start in range(0, len(whole), step))
+        elif self.shape(name) != self.base.shape(self.place(name)):
+            import torch
+
+            # as transformers resizes it: new tokens have no bias
+            stored, whole = self.base.read(name).float(), torch.zeros(self.shape(name))
+            known = min(stored.shape[-1], whole.shape[-1])
+            whole[..., :known] = stored[..., :known]
+            yield 0, whole
         else:
             yield from self.base.blocks(self.place(name), multiple)
 

@@ -268,3 +268,24 @@ def test_without_a_decoder_start_there_is_no_model(tmp_path: Path) -> None:
         (base / name).write_text(json.dumps(values))
     with pytest.raises(AssayError, match="generate as its files say"):
         merge_adapter(open_artifact(adapter), tmp_path / "merged")
+
+
+def test_resized_embeddings_bring_the_bias_of_every_token_along(tmp_path: Path, base: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<new>"], special_tokens=True)
+    model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size + 1))
+    layers = ["q_proj"] if model.config.model_type == "bart" else ["q"]
+    peft = get_peft_model(
+        model, LoraConfig(target_modules=layers, init_lora_weights=False, task_type="SEQ_2_SEQ_LM")
+    ).eval()
+    peft.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    merged = merge_adapter(open_artifact(tmp_path / "adapter"), tmp_path / "merged", dtype="float32")
+    found, expected = logits(reloaded(merged.path)), logits(peft)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-4
