@@ -2,6 +2,7 @@
 RECIPE ?= recipes/tiny.yaml
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+TESTERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8080
 BIN := .venv/bin
@@ -64,7 +65,7 @@ bench-export: $(READY) ## Merging and exporting against PEFT and, with LLAMA_CPP
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.export --threads $(THREADS)
 
 test: $(READY) ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2", MPLBACKEND="Agg")
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+os.environ["OMP_NUM_THREADS"] = "1" if BESIDE_OTHERS else "2"
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.said import lines
+from tests.said import lines, said, say_at_the_end
 from tests.tiny import make_adapter, make_llama
 
 
@@ -24,6 +27,19 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
     """A plain PEFT adapter with non-zero deltas for `llama_folder`. Do not write into it."""
     return make_adapter(tmp_path_factory.mktemp("adapters") / "adapter", llama_folder)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process beside others hands over what its tests measured."""
+    if BESIDE_OTHERS:
+        session.config.workeroutput["said"] = said()  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What such a process handed over."""
+    for key, line in getattr(node, "workeroutput", {}).get("said", {}).items():
+        say_at_the_end(key, line)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

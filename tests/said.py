@@ -10,6 +10,11 @@ def say_at_the_end(key: str, line: str) -> None:
     _lines[key] = line
 
 
+def said() -> dict[str, str]:
+    """What was said, by key."""
+    return dict(_lines)
+
+
 def lines() -> list[str]:
     """What was said, in order."""
     return list(_lines.values())

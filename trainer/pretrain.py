@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from trainer.pretrain_command import add_options, begin, finish, options_of, store
 from trainer.pretrain_corpus import (
     ANSWER_WEIGHT,
     END,
@@ -128,11 +129,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
         pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
-    model.half().save_pretrained(folder, safe_serialization=True)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
     tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(folder)  # what was written must load
+    store(model, tokenizer, folder)
 
 
 def pretrain(
@@ -149,11 +147,8 @@ def pretrain(
     start: Path | None = None,
 ) -> list[float]:
     """Tokenizer, training, saving; `out` appears only when all is done. Returns the loss of each step."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already: remove it or choose another --out")
+    begin(out, threads, seed)
     shape = shape or Shape()
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
     rows = read_corpus(corpus)
     if start is None:
         tokenizer = train_tokenizer(rows, shape.vocabulary)
@@ -170,40 +165,21 @@ def pretrain(
     losses = train(
         model, encoded, steps=steps, minutes=minutes, seed=seed, batch_tokens=batch_tokens, again=start is not None
     )
-    unfinished = out.with_name(out.name + ".unfinished")
-    save(model, tokenizer, unfinished)
-    unfinished.rename(out)
-    if probe_file is not None:
-        asked = read_corpus(probe_file)
-        share = probe(model.float(), tokenizer, asked)
-        print(f"probe: {100 * share:.1f} % of {len(asked)} answers exactly right")
+    finish(
+        out,
+        lambda folder: save(model, tokenizer, folder),
+        lambda asked: probe(model.float(), tokenizer, asked),
+        probe_file,
+    )
     return losses
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Pretrain a tokenizer and a small Llama from a corpus file.")
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    until = parser.add_mutually_exclusive_group()
-    until.add_argument("--steps", type=int, help="default: 2000")
-    until.add_argument("--minutes", type=float)
-    parser.add_argument("--probe", type=Path, help="questions of unseen names, asked at the end")
-    parser.add_argument("--start", type=Path, help="train this model further instead of a new one")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser)
     args = parser.parse_args()
-    steps = 2000 if args.steps is None and args.minutes is None else args.steps
-    pretrain(
-        args.corpus,
-        args.out,
-        steps=steps,
-        minutes=args.minutes,
-        threads=args.threads,
-        seed=args.seed,
-        probe_file=args.probe,
-        start=args.start,
-    )
+    pretrain(args.corpus, args.out, **options_of(args))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from trainer.pretrain_command import add_options, begin, finish, options_of, store
 from trainer.pretrain_corpus import batches, read_corpus
 from trainer.pretrain_loop import autocast, optimizers, run
 from trainer.pretrain_pairs import Pair, bpe_tokenizer, collate_pairs, encode_pairs, pairs, unigram_tokenizer
@@ -223,10 +224,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     """Write the model in float16 with its tokenizer; the generation settings are greedy."""
     ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
     model.generation_config = GenerationConfig(**{name: value for name, value in ids.items() if value is not None})
-    model.half().save_pretrained(folder, safe_serialization=True)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
-    tokenizer.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(folder)  # what was written must load
+    store(model, tokenizer, folder)
 
 
 def pretrain(
@@ -244,11 +242,8 @@ def pretrain(
     start: Path | None = None,
 ) -> list[float]:
     """Tokenizer, training, saving; `out` appears only when all is done. Returns the loss of each step."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already: remove it or choose another --out")
+    begin(out, threads, seed)
     shape = shape or Shape()
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
     rows = read_corpus(corpus)
     with tempfile.TemporaryDirectory() as scratch:
         if start is not None:
@@ -275,13 +270,12 @@ def pretrain(
             batch_tokens=batch_tokens,
             again=start is not None,
         )
-        unfinished = out.with_name(out.name + ".unfinished")
-        save(model, tokenizer, unfinished)
-    unfinished.rename(out)
-    if probe_file is not None:
-        asked = read_corpus(probe_file)
-        share = probe(model.float(), tokenizer, asked)
-        print(f"probe: {100 * share:.1f} % of {len(asked)} answers exactly right")
+        finish(
+            out,
+            lambda folder: save(model, tokenizer, folder),
+            lambda asked: probe(model.float(), tokenizer, asked),
+            probe_file,
+        )
     return losses
 
 
@@ -293,27 +287,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Pretrain a tokenizer and a small T5 or BART from a corpus file.")
     parser.add_argument("family", choices=("t5", "bart"))
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    until = parser.add_mutually_exclusive_group()
-    until.add_argument("--steps", type=int, help="default: 2000")
-    until.add_argument("--minutes", type=float)
-    parser.add_argument("--probe", type=Path, help="questions of unseen names, asked at the end")
-    parser.add_argument("--start", type=Path, help="train this model further instead of a new one")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser)
     args = parser.parse_args()
-    pretrain(
-        args.family,
-        args.corpus,
-        args.out,
-        steps=2000 if args.steps is None and args.minutes is None else args.steps,
-        minutes=args.minutes,
-        threads=args.threads,
-        seed=args.seed,
-        probe_file=args.probe,
-        start=args.start,
-    )
+    pretrain(args.family, args.corpus, args.out, **options_of(args))
 
 
 if __name__ == "__main__":
