@@ -37,7 +37,7 @@ def export_gguf(
     pre_tokenizer: str | None = None,
     imatrix: Calibration | MadeMatrix | None = None,
 ) -> list[Artifact]:
-    """Export a model of a known family (docs/families.md) to GGUF. All are whole and checked before one is put in place.
+    """Export a model of a known family (docs/families.md) to GGUF; all are checked before one is put in its place.
 
     Args:
         model: a merged artifact, a plain Hugging Face folder, or an adapter (merged in float32 while it is read).

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
-os.environ["OMP_NUM_THREADS"] = "1" if BESIDE_OTHERS else "2"
+os.environ.update(OMP_NUM_THREADS="1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path)
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process beside others hands over what its tests measured."""
-    if BESIDE_OTHERS:
-        session.config.workeroutput["said"] = said()  # type: ignore[attr-defined]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["said"] = said()
 
 
 @pytest.hookimpl(optionalhook=True)
