@@ -84,15 +84,12 @@ tiny-base: $(READY) ## Train the embedded base again from scratch, into build/ (
 	$(BIN)/python -m trainer.pretrain --corpus build/corpus-2.jsonl --steps 1300 --start build/tiny-base-1 \
 		--out build/tiny-base --probe build/probe.jsonl --threads $(THREADS)
 
-tiny-t5-base tiny-bart-base: tiny-%-base: $(READY) ## Train an embedded encoder-decoder again from scratch, into build/ (20 minutes)
+tiny-t5-base tiny-bart-base: tiny-%-base: $(READY) ## Train an embedded encoder-decoder again from scratch, into build/ (40 minutes)
 	mkdir -p build
-	$(BIN)/python -m assets.corpus --out build/corpus-$*.jsonl --seed 1 --questions 8
-	$(BIN)/python -m assets.corpus --out build/corpus-$*-2.jsonl --seed 2 --questions 8
+	$(BIN)/python -m assets.corpus --out build/corpus-$*.jsonl --rows 120000 --seed 1 --questions 8
 	$(BIN)/python -m assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
-	OMP_NUM_THREADS=1 $(BIN)/python -m trainer.pretrain_seq2seq $* --corpus build/corpus-$*.jsonl --steps 900 \
-		--out build/tiny-$*-1 --threads 1
-	OMP_NUM_THREADS=1 $(BIN)/python -m trainer.pretrain_seq2seq $* --corpus build/corpus-$*-2.jsonl --steps 350 --seed 2 \
-		--start build/tiny-$*-1 --out build/tiny-$* --probe build/probe.jsonl --threads 1
+	OMP_NUM_THREADS=1 $(BIN)/python -m trainer.pretrain_seq2seq $* --corpus build/corpus-$*.jsonl --steps 4500 --seed 1 \
+		--out build/tiny-$* --probe build/probe.jsonl --threads 1
 
 clean: ## Remove .venv, build/ and caches; runs/ stays
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from contract.drafts import remove_abandoned, sync, sync_folder
 from contract.errors import AssayError, listed
 
 Kind = Literal["adapter", "merged", "onnx", "gguf", "gguf-lora"]
@@ -25,6 +27,7 @@ MEASURED_FOLDER = "measured"
 _UNDIGESTED_FILES = (MANIFEST_FILE, "verdict.json")
 # Files that can change what a model does; others (a licence, a picture) may lie in a folder unlisted.
 _MODEL_SUFFIXES = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".json", ".model", ".jinja", ".txt", ".bin")
+_MANIFEST_TYPES = {"name": str, "data_sha256": dict, "tools": dict, "details": dict, "measurements": dict}
 _HASHED_AT_ONCE = 8 << 20  # bytes; small pieces would wait for the interpreter's lock while another thread imports
 
 
@@ -253,7 +256,9 @@ def open_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
             got=listed(pickles),
             hint="convert them with safetensors first",
         )
-    names = [name for name in _walk(path) if "/" not in name and name.endswith(_MODEL_SUFFIXES)]
+    names = _walk(path)
+    if kind != "onnx":  # a graph's weights may lie in files of any name, in folders below too
+        names = [name for name in names if "/" not in name and name.endswith(_MODEL_SUFFIXES)]
     return Artifact(path, Manifest(kind, path.resolve().name, _record(path, names)), foreign=True)
 
 
@@ -262,6 +267,9 @@ def _read_manifest(path: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != MANIFEST_SCHEMA or data["kind"] not in get_args(Kind):
             raise AssayError("a manifest of another version", where=str(path), got=f"{data['schema']} {data['kind']}")
+        for key, kind in _MANIFEST_TYPES.items():
+            if not isinstance(data[key], kind):
+                raise TypeError(f"{key} is {data[key]!r}")
         manifest = Manifest(
             cast(Kind, data["kind"]),
             data["name"],
@@ -309,13 +317,37 @@ class Draft:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise where an artifact at `path` would overwrite something."""
-    if path.exists() and (path.is_file() or any(path.iterdir())):
+    """Raise where an artifact at `path` would overwrite something, or lie inside another, which it would damage."""
+    if path.is_symlink() or os.path.ismount(path):
+        raise AssayError(
+            "an artifact cannot take the place of a link or a mount point",
+            where=str(path),
+            hint=f"give a new folder in it: {path / 'NAME'}",
+        )
+    real = Path(os.path.realpath(path))
+    around = next((folder for folder in real.parents if _is_artifact(folder)), None)
+    if around is not None:
+        raise AssayError(
+            "the output would lie inside an artifact, and damage it",
+            where=str(path),
+            got=f"{around} is an artifact",
+            hint="give an --out beside it",
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise AssayError(
             "the output exists already, and nothing is overwritten",
             where=str(path),
             hint="give another --out, or remove it yourself",
         )
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Did Assay make it? Web pages and extensions have a manifest.json too."""
+    try:
+        data = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("kind") in get_args(Kind) and {"schema", "files", "digest"} <= set(data)
 
 
 @contextmanager
@@ -335,12 +367,12 @@ def new_artifact(
     Killed at any moment there is either the whole artifact or none. On an error the draft is removed.
 
     Raises:
-        AssayError: `path` exists, or the disk is full.
+        AssayError: `path` cannot be an artifact's (see `refuse_existing`), or it could not be written.
     """
     path = Path(path).absolute()
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
+    remove_abandoned(path)
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
     partial.mkdir()
     draft = Draft(partial, dict(details or {}))
@@ -361,49 +393,17 @@ def new_artifact(
         (partial / MANIFEST_FILE).write_text(
             json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        _sync(partial)
+        sync(partial)
         partial.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         draft.artifact = Artifact(path, manifest, foreign=False)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise AssayError(
-            "the artifact could not be written", where=str(path), got=str(error), hint="is the disk full?"
+            "the artifact could not be written",
+            where=str(path),
+            got=str(error),
+            hint="make room, or give an --out on another disk" if full else None,
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Drafts of this very artifact whose process is gone: what a SIGKILL leaves behind."""
-    for left in path.parent.glob(f".{path.name}.partial-*"):
-        pid = left.name.rpartition("-")[2]
-        # our own number on a draft we have not begun: an earlier process had it, as pid 1 of a container has
-        if pid.isdigit() and (pid == str(os.getpid()) or not _is_running(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
-        _sync_folder(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
 from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 
 TOKENIZER_FILES = (
@@ -22,6 +23,8 @@ TOKENIZER_FILES = (
 )
 
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "gpt2", "google/mt5-small"
+_LARGEST_ID = (1 << 31) - 1  # that every engine has numbers for
 _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
 
 
@@ -56,30 +59,31 @@ def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
     Raises:
         AssayError: there is no such folder and the hub cannot be reached or does not know it.
     """
+    reference = str(reference)
     path = Path(reference)
     if path.is_dir():
         return path.resolve()
-    if path.is_absolute() or str(reference).startswith(".") or str(reference).count("/") != 1:
-        raise AssayError("no such model folder", where=str(reference))
+    if path.exists() or not _HUB_ID.fullmatch(reference):
+        raise AssayError("no such model folder", where=reference)
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise AssayError(
             "no such model folder, and huggingface_hub is not installed",
-            where=str(reference),
+            where=reference,
             hint="in Assay's checkout: pip install -e '.[train]'",
         ) from None
     try:
         folder = snapshot_download(
-            str(reference),
+            reference,
             revision=revision,
             allow_patterns=["README.md", "*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "LICENSE*"],
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AssayError(
             "the model is neither a folder nor on the hub or in its cache",
-            where=str(reference),
+            where=reference,
             got=str(error).splitlines()[0],
         ) from None
     return Path(folder)
@@ -146,12 +150,32 @@ def _adds_bos(config: dict[str, Any], tokenizer: dict[str, Any]) -> bool:
 
 
 def stop_ids(folder: Path) -> list[int]:
-    """Every id that ends generation: the union of generation_config's and config's eos_token_id, sorted."""
-    found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        value = read_json(folder / name).get("eos_token_id")
-        found |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
-    return sorted(found)
+    """Every id that ends generation: the union of generation_config's and config's eos_token_id, sorted.
+
+    Raises:
+        AssayError: one of them has something else there.
+    """
+    names = ("generation_config.json", "config.json")
+    return sorted({stop for name in names for stop in token_ids(folder / name, "eos_token_id")})
+
+
+def token_ids(path: Path, key: str) -> list[int]:
+    """The token ids that a configuration file has for `key`; -1, which some tools write for none, is none.
+
+    Raises:
+        AssayError: it has something else there.
+    """
+    value = read_json(path).get(key)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    wrong = [item for item in ids if type(item) is not int or item < -1 or item > _LARGEST_ID]
+    if wrong:
+        raise AssayError(
+            "this is no token id",
+            where=f"{path}: {key}",
+            got=listed(json.dumps(item) for item in wrong),
+            hint="put the token's number there, or take the key out",
+        )
+    return [item for item in ids if item != -1]
 
 
 def context_of(folder: Path) -> int:

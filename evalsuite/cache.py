@@ -23,7 +23,7 @@ from evalsuite.results import RESULTS_SCHEMA, from_json
 CACHE_FOLDER = "cache"
 KEEP_LOGITS_BYTES = 1_000_000_000  # logits over this are not kept once an evaluation is complete
 _LOCK_FILE = ".lock"
-_SCHEMA = 2
+_SCHEMA = 3
 _ENGINES = (
     *("torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python"),
     *("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy"),

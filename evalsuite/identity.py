@@ -12,6 +12,7 @@ from contract.artifact_prompt import GGUF_PROMPT_KEY, gguf_string, prompt_of
 from contract.errors import AssayError, NoEngineError
 from contract.model_folder import read_json, resolve_model
 from contract.prompt import PromptSpec
+from runtimes.onnx_file import precision_of
 
 _STORED_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8}
 _MOST_ADDED_TOKENS = 200
@@ -63,7 +64,8 @@ def storage(artifact: Artifact) -> tuple[str | None, float | None]:
     A bfloat16 folder counts as "f16": both are 16-bit and stand under the same limits.
     """
     if artifact.kind == "onnx":
-        return artifact.details.get("precision"), artifact.details.get("bits_per_weight")
+        precision = artifact.details.get("precision") or precision_of(artifact.folder)
+        return precision, artifact.details.get("bits_per_weight")
     quant, bits = artifact.details.get("quant"), artifact.details.get("bits_per_weight")
     if artifact.kind == "gguf":
         if quant is None or bits is None:

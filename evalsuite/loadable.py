@@ -1,13 +1,15 @@
-"""Artifacts that cannot be loaded: each gets a verdict instead of ending the evaluation of all the others."""
+"""Artifacts that cannot be loaded or run: each gets a verdict instead of ending the evaluation of all the others."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from contract.artifact import Artifact
 from contract.errors import AssayError, NoEngineError
+from contract.runtime import Runtime
 from evalsuite.identity import label_of, recorded_prompt, storage
 from evalsuite.results import Unloadable
 
@@ -23,6 +25,38 @@ class Fault:
     def __post_init__(self) -> None:
         """Let go of the frames it came through, and so of what was loaded until then."""
         self.error.__traceback__ = self.error.__context__ = None
+
+
+class Model:
+    """A runtime that is loaded when it is first asked for; `fault` is why it could not be, or what stopped its work."""
+
+    def __init__(self, load: Callable[[], Runtime]) -> None:
+        self._load = load
+        self._runtime: Runtime | None = None
+        self.fault: AssayError | None = None
+
+    def __call__(self) -> Runtime:
+        """The runtime."""
+        if self._runtime is None:
+            with self.at_work():
+                self._runtime = self._load()
+        return self._runtime
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """An error in here is the model's, unless it is the machine's."""
+        try:
+            yield
+        except NoEngineError:
+            raise
+        except AssayError as error:
+            self.fault = error
+            raise
+
+    def close(self) -> None:
+        """Free it, where it was loaded."""
+        if self._runtime is not None:
+            self._runtime.close()
 
 
 def set_apart(artifacts: Sequence[Artifact], needed: Sequence[Artifact]) -> tuple[list[Artifact], list[Fault]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from contract.errors import AssayError, NoEngineError
+from contract.errors import AssayError
 from contract.example import Example
 from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
@@ -14,7 +14,7 @@ from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
 from evalsuite.identity import added_tokens, base_identity, recorded_prompt, stored_dtype
 from evalsuite.interface import Interface, compare_interface
-from evalsuite.loadable import Fault
+from evalsuite.loadable import Fault, Model
 from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
@@ -75,30 +75,6 @@ class Visit:
     def prompts(self) -> tuple[tuple[int, ...], ...]:
         """By its own tokenizer and template: of the documents, then of the hard texts."""
         return self.found.prompts
-
-
-class _Model:
-    """A runtime that is loaded when it is first asked for; `fault` is why it could not be."""
-
-    def __init__(self, load: Callable[[], Runtime]) -> None:
-        self._load = load
-        self._runtime: Runtime | None = None
-        self.fault: AssayError | None = None
-
-    def __call__(self) -> Runtime:
-        if self._runtime is None:
-            try:
-                self._runtime = self._load()
-            except NoEngineError:
-                raise
-            except AssayError as error:
-                self.fault = error
-                raise
-        return self._runtime
-
-    def close(self) -> None:
-        if self._runtime is not None:
-            self._runtime.close()
 
 
 class Walk:
@@ -171,7 +147,7 @@ class Walk:
         found = self.cache.get("node", key, Found)
         where = f" on {node.base_weights} weights" if node.base_weights else ""
         self.progress.say(f"{node.label}{where}: {'known already' if found else 'scoring …'}")
-        model = _Model(partial(self._load, node))
+        model = Model(partial(self._load, node))
         try:
             targets = above.targets if above else self._targets(node, key, model)
             keep = self._spool(node, key, targets, found.vocab_size if found else model().vocab_size)
@@ -181,15 +157,17 @@ class Walk:
                 references = [reference] if reference is not None and not other else []
                 if references or (keep is not None and not keep.complete):
                     step = partial(self.progress.step, node.label)
-                    scored = score_against(model(), targets.pairs, references, keep, step=step)
+                    with model.at_work():
+                        scored = score_against(model(), targets.pairs, references, keep, step=step)
             if found is None:
-                found = self._found(node, model(), targets, reference, scored)
+                with model.at_work():
+                    found = self._found(node, model(), targets, reference, scored)
                 self.cache.put("node", key, found)
             completions = self._completions(node, key, model, targets, found, above)
         except AssayError as error:
             if error is not model.fault or node.children or node.role != "candidate":
                 raise
-            self.progress.say(f"{node.label}: it could not be loaded: {error}")
+            self.progress.say(f"{node.label}: it could not be loaded, or does not run: {error}")
             self.faults.append(Fault(node.artifact, error, node.label))
             return
         finally:
@@ -201,7 +179,7 @@ class Walk:
         for child in node.children:
             self._visit(child, self._child_key(child, key), visit, keep)
 
-    def _targets(self, root: Node, key: str, model: _Model) -> Targets:
+    def _targets(self, root: Node, key: str, model: Model) -> Targets:
         targets = self.cache.get("targets", key, Targets)
         if targets is None:
             write = partial(self._write_targets, root, key, model)
@@ -217,7 +195,7 @@ class Walk:
         return targets
 
     def _write_targets(
-        self, root: Node, key: str, model: _Model, prompts: Sequence[tuple[int, ...]], golds: Sequence[tuple[int, ...]]
+        self, root: Node, key: str, model: Model, prompts: Sequence[tuple[int, ...]], golds: Sequence[tuple[int, ...]]
     ) -> tuple[Completion, ...]:
         """The root's own summaries; with them its logits, where something will be held against them."""
         path = self.cache.logits_path(key)
@@ -304,7 +282,7 @@ class Walk:
         return node.is_row or any(child.purpose == "quantization" for child in node.children)
 
     def _completions(
-        self, node: Node, key: str, model: _Model, targets: Targets, found: Found, above: Visit | None
+        self, node: Node, key: str, model: Model, targets: Targets, found: Found, above: Visit | None
     ) -> tuple[Completion, ...] | None:
         """Summaries by its own prompts; of a model whose logits are not finite, nothing."""
         if above is None:
@@ -317,7 +295,7 @@ class Walk:
         return self._write(node, key, model, prompts, found.starts)
 
     def _write(
-        self, node: Node, key: str, model: _Model, prompts: Sequence[tuple[int, ...]], starts: Sequence[Start] = ()
+        self, node: Node, key: str, model: Model, prompts: Sequence[tuple[int, ...]], starts: Sequence[Start] = ()
     ) -> tuple[Completion, ...]:
         """Completions in the order of the prompts, written and kept a chunk at a time, prompts of like length together.
 
@@ -331,7 +309,9 @@ class Walk:
             chunk = self.cache.get("summaries", f"{key}-{number}", _Chunk)
             if chunk is None:
                 known = [starts[index] for index in indices]
-                chunk = _Chunk(tuple(write(model(), [prompts[index] for index in indices], known, self.params)))
+                with model.at_work():
+                    made = write(model(), [prompts[index] for index in indices], known, self.params)
+                chunk = _Chunk(tuple(made))
                 self.cache.put("summaries", f"{key}-{number}", chunk)
                 self.progress.step(node.label, len(indices) * Progress.WRITE)
             completions |= dict(zip(indices, chunk.completions, strict=True))

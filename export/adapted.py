@@ -191,9 +191,16 @@ def open_adapted(
         trained_on: what an adapter that does not record it was trained on.
 
     Raises:
-        AssayError: the base is not there or not the one recorded, the adapter does not fit it, or NF4 was asked for
-            an adapter that is not known to have been trained on it.
+        AssayError: it is no adapter, the base is not there, not intact or not the one recorded, the adapter does not
+            fit it, or NF4 was asked for an adapter that is not known to have been trained on it.
     """
+    if adapter.kind != "adapter":
+        raise AssayError(
+            "this is no adapter",
+            where=str(adapter.path),
+            expected=f"a folder with {CONFIG_FILE}",
+            got=adapter.kind,
+        )
     if not adapter.foreign:
         adapter.verify()
     config = read_adapter_config(adapter.folder)
@@ -209,7 +216,7 @@ def open_adapted(
         )
     folder = resolve_model(reference, config.values.get("revision"))
     with ThreadPoolExecutor(max_workers=1) as beside:  # hashing the base takes as long as building its skeleton
-        hashing = beside.submit(open_artifact, folder)
+        hashing = beside.submit(open_artifact, folder, verify=True)
         skeleton = skeleton_of(folder)
         digest = hashing.result().digest
     if recorded and recorded.digest != digest:

@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     import onnx
 
 _SAME_VALUES = {"Cast", "Identity"}
-_MOVES = _SAME_VALUES | {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Mul", "Concat"}
+_REORDERS = _SAME_VALUES | {"Transpose", "Reshape", "Unsqueeze", "Squeeze"}
+_MOVES = _REORDERS | {"Expand", "Mul", "Concat"}
 _AFTER_SOFTMAX = _SAME_VALUES | {"Where", "Dropout"}
+_PRODUCTS = {"MatMul", "MatMulInteger", "MatMulNBits"}
+_NO_VALUES = {"Shape", "Size", "DynamicQuantizeLinear"}  # dimensions and scales of a tensor
+_LAYER = re.compile(r"\.(\d+)/")
+_PROJECTION = re.compile(r"/([kv])(_proj)?/")  # one of its own; fused ones do not say what they make
+_CROSS = re.compile(r"/(EncDecAttention|encoder_attn)/")
 
 
 def cache_names(layers: int, sides: tuple[str, ...] = ("",)) -> list[str]:
@@ -22,7 +28,7 @@ def cache_names(layers: int, sides: tuple[str, ...] = ("",)) -> list[str]:
 
 
 def cache_problems(made_by: OnnxGraph, taken_by: OnnxGraph, names: list[str]) -> list[str]:
-    """Are the first graph's present.* the second one's past_key_values.*: there, alike, and used as what they are?
+    """Are the first graph's present.* the second one's past_key_values.*: there, alike, used and made as what they are?
 
     Args:
         made_by: the graph that makes the cache.
@@ -32,7 +38,7 @@ def cache_problems(made_by: OnnxGraph, taken_by: OnnxGraph, names: list[str]) ->
     outputs = {item.name: item for item in made_by.proto.graph.output}
     inputs = {item.name: item for item in taken_by.proto.graph.input}
     grown = {item.name: item for item in taken_by.proto.graph.output}
-    reader = _Reader(taken_by)
+    maker, taker = _Reader(made_by), _Reader(taken_by)
     problems = [f"{made_by.name}: no output {PRESENT}{name}" for name in names if PRESENT + name not in outputs]
     problems += [f"{taken_by.name}: no input {PAST}{name}" for name in names if PAST + name not in inputs]
     known = {PAST + name for name in names}
@@ -49,10 +55,14 @@ def cache_problems(made_by: OnnxGraph, taken_by: OnnxGraph, names: list[str]) ->
             if PRESENT + name not in grown:
                 problems.append(f"{taken_by.name}: no output {PRESENT}{name}")
                 continue
-            begins = reader.begins_with(PRESENT + name)
+            begins = taker.begins_with(PRESENT + name)
             if begins != PAST + name:
                 problems.append(f"{taken_by.name}: {PRESENT}{name} goes on from {begins or 'nothing'}")
-        problems += reader.misuse(PAST + name, name)
+            problems += taker.misplaced(name)
+        problems += taker.misuse(PAST + name, name)
+        if made_by is not taken_by:
+            problems += maker.misplaced(name)
+            problems += maker.misuse(PRESENT + name, name)
     return problems
 
 
@@ -86,9 +96,34 @@ class _Reader:
             name = self._makers[name].input[0]
         return name
 
+    def misplaced(self, name: str) -> Iterator[str]:
+        """Is what becomes present.NAME made by that layer's projection for it? By the names of projections."""
+        layer, part, cross = name.split(".")[0], name.rpartition(".")[2], ".encoder." in name
+        made_in = [(node, at[1]) for node in self._projections(PRESENT + name) if (at := _LAYER.search(node.name))]
+        if not made_in:
+            yield f"{self._name}: no layer makes {PRESENT}{name}"
+        for node, number in made_in:
+            kind = _PROJECTION.search(node.name)
+            if number != layer or bool(_CROSS.search(node.name)) != cross or (kind and kind[1] != part[0]):
+                yield f"{self._name}: {PRESENT}{name} is made by {node.name.strip('/')}"
+
+    def _projections(self, tensor: str) -> Iterator[onnx.NodeProto]:
+        """The products nearest before a tensor."""
+        waiting, seen = [tensor], {tensor}
+        while waiting:
+            node = self._makers.get(waiting.pop())
+            if node is None or node.op_type in _NO_VALUES:
+                continue
+            if node.op_type in _PRODUCTS:
+                yield node
+                continue
+            new = [name for name in node.input if name not in seen]
+            seen.update(new)
+            waiting += new
+
     def misuse(self, tensor: str, name: str) -> Iterator[str]:
         """Is a key multiplied with queries and a value with weights, in the attention of its own layer?"""
-        products = list(self._products(tensor))
+        products = list(self._products(self._before_moves(tensor)))
         if not products:
             yield f"{self._name}: nothing uses {tensor}"
         layer, part = name.split(".")[0], name.rpartition(".")[2]
@@ -96,9 +131,15 @@ class _Reader:
             used = "value" if self._is_behind_softmax(node.input[0]) else "key"
             if used != part:
                 yield f"{self._name}: {tensor} is used as a {used}"
-            at = re.search(r"\.(\d+)/", node.name)
+            at = _LAYER.search(node.name)
             if at and at[1] != layer:
                 yield f"{self._name}: {tensor} is used in layer {at[1]}"
+
+    def _before_moves(self, name: str) -> str:
+        """Where the values come from that `name` has, in whatever order."""
+        while name in self._makers and self._makers[name].op_type in _REORDERS:
+            name = self._makers[name].input[0]
+        return name
 
     def _products(self, tensor: str) -> Iterator[onnx.NodeProto]:
         waiting, seen = [tensor], {tensor}

@@ -14,7 +14,6 @@ from contract.model_folder import TOKENIZER_FILES, chat_format, read_json, stop_
 from contract.prompt import Message, completion_segments
 from export import clean_seq2seq
 
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 # Left in config.json by training and loading; wrong or meaningless for a stored model.
 _RESIDUE = (
     "_name_or_path",
@@ -93,9 +92,9 @@ class Cleaner:
 
     def copy_tokenizer(self) -> Any:
         """Copy the adapter's tokenizer files, or the base's where it brings none, and load the result."""
-        from export.gguf_tokenizer import load_tokenizer
+        from export.gguf_tokenizer import VOCABULARIES, load_tokenizer
 
-        own = any((self.adapter / name).is_file() for name in _VOCABULARIES)
+        own = any((self.adapter / name).is_file() for name in VOCABULARIES)
         origin = self.adapter if own else self.base
         for name in TOKENIZER_FILES:
             if (origin / name).is_file():
@@ -105,7 +104,7 @@ class Cleaner:
         if not own and template.is_file():
             shutil.copyfile(template, self.out / template.name)
             self.changes.append("chat_template.jinja: taken from the adapter")
-        return load_tokenizer(self.out)
+        return load_tokenizer(self.out, where=str(origin))
 
     def cleaned_config(self, config: dict[str, Any], *, dtype: str, tied: bool, rows: int) -> dict[str, Any]:
         """The base's config.json without residue, true to the weights that are written."""

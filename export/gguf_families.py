@@ -36,6 +36,8 @@ def read_model(source: Source) -> GgufModel:
     names = set(source.weights.names())
     embedding = next((name for name in _EMBEDDINGS if name in names), None)
     rows = source.weights.shape(embedding)[0] if embedding else config["vocab_size"]
+    if rows != config["vocab_size"]:
+        config.problem(f"vocab_size {config['vocab_size']}: {embedding} has {rows} rows")
     model = family.read(config, rows)
     config.raise_problems(family.arch)
     return model

@@ -125,9 +125,9 @@ def padded(size_bytes: int) -> int:
     return -(-size_bytes // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
 
 
-def write_vocabulary(path: Path, plan: GgufPlan, source: Source) -> None:
-    """Write a file without tensors: all that llama.cpp needs to tokenize."""
-    _write_metadata(_with_metadata(plan, source, LADDER["f32"].file_type, "vocabulary", None), path)
+def write_vocabulary(path: Path, plan: GgufPlan, source: Source, *, name: str = "vocabulary") -> None:
+    """Write a file without tensors: all that llama.cpp needs to tokenize. It reads "phi-3" in a model's name too."""
+    _write_metadata(_with_metadata(plan, source, LADDER["f32"].file_type, name, None), path)
 
 
 def _write_metadata(writer: gguf.GGUFWriter, path: Path) -> None:

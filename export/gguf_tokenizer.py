@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_MERGES_SPACES_KEY, GGUF_SPARED_SPACE_KEY
-from contract.errors import AssayError
-from contract.model_folder import read_json, stop_ids
+from contract.errors import AssayError, listed
+from contract.model_folder import stop_ids, token_ids
 
 if TYPE_CHECKING:
     import gguf
 
 # GGUF token types (gguf.TokenType), spelled out so that this file needs no heavy import.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # a tokenizer has one of these
+_UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
 
 
 @dataclass
@@ -53,22 +55,34 @@ class SpecialIds:
     chat_template: str | None
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, where: str | None = None) -> Any:
     """The fast Hugging Face tokenizer of a folder.
 
+    Args:
+        folder: with the tokenizer's files.
+        where: for messages, where the files are copies; the folder by default.
+
     Raises:
-        AssayError: there is none, or it needs code of its own.
+        AssayError: there is none, it cannot be read, or it needs code of its own.
     """
     from transformers import AutoTokenizer
 
+    where = where or str(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise AssayError("the tokenizer cannot be loaded", where=str(folder), got=str(error).splitlines()[0]) from None
+    except Exception as error:  # what `tokenizers` raises has no narrower type
+        if not any((folder / name).is_file() for name in VOCABULARIES):
+            raise AssayError("there is no tokenizer", where=where, expected=f"one of {listed(VOCABULARIES)}") from None
+        raise AssayError(
+            "the tokenizer cannot be loaded",
+            where=where,
+            got=(str(error).splitlines() or [type(error).__name__])[0],
+            hint=_UNREAD if type(error) is Exception else None,
+        ) from None
     if not tokenizer.is_fast:
         raise AssayError(
             "the tokenizer has no fast form to read tables from",
-            where=str(folder),
+            where=where,
             got=type(tokenizer).__name__,
             hint="save its tokenizer.json",
         )
@@ -103,11 +117,9 @@ def token_tables(folder: Path, tokenizer: Any, rows: int, pre_tokenizer: str | N
             hint="resize the model's embeddings, or take the tokenizer the model was made with",
         )
     kind, byte_fallback = spec["model"]["type"], bool(spec["model"].get("byte_fallback"))
+    if pre_tokenizer is not None and (kind == "Unigram" or (kind == "BPE" and byte_fallback)):
+        raise AssayError("a SentencePiece tokenizer has no pre-tokenizer to name", where=str(folder), got=pre_tokenizer)
     if kind == "BPE" and byte_fallback:
-        if pre_tokenizer is not None:
-            raise AssayError(
-                "a SentencePiece tokenizer has no pre-tokenizer to name", where=str(folder), got=pre_tokenizer
-            )
         tables = sentencepiece_tables(folder, spec, rows)
     elif kind == "Unigram":
         tables = unigram_tables(spec, rows, str(folder))
@@ -174,10 +186,14 @@ def _refuse_twins(texts: list[str], where: str) -> None:
 
 
 def special_ids(folder: Path, tokenizer: Any) -> SpecialIds:
-    """The ids with a job, from the tokenizer and the folder's configuration files."""
+    """The ids with a job, from the tokenizer and the folder's configuration files.
+
+    Raises:
+        AssayError: a configuration file has something else in an id's place.
+    """
     probe = tokenizer("a").input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
-    found = set(stop_ids(folder)) | ({tokenizer.eos_token_id} - {None})
+    found = {*stop_ids(folder), tokenizer.eos_token_id} - {None}
     template = _template(tokenizer, folder)
 
     def order(token_id: int) -> tuple[bool, bool, int]:
@@ -186,7 +202,7 @@ def special_ids(folder: Path, tokenizer: Any) -> SpecialIds:
 
     padding = tokenizer.pad_token_id
     if padding is None:
-        padding = read_json(folder / "generation_config.json").get("pad_token_id")
+        padding = next(iter(token_ids(folder / "generation_config.json", "pad_token_id")), None)
     return SpecialIds(
         bos=tokenizer.bos_token_id,
         unknown=tokenizer.unk_token_id,
@@ -196,6 +212,23 @@ def special_ids(folder: Path, tokenizer: Any) -> SpecialIds:
         add_bos=tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id] and probe != bare,
         add_eos=tokenizer.eos_token_id is not None and probe[-1:] == [tokenizer.eos_token_id] and probe != bare,
     )
+
+
+def refuse_broken_template(tokenizer: Any, template: str, where: str) -> None:
+    """Raise where a chat template cannot write a user's turn: every chat with the model would fail.
+
+    transformers renders it, as it knows all that templates may use.
+    """
+    turn = [{"role": "user", "content": "Hello"}]
+    try:
+        tokenizer.apply_chat_template(turn, chat_template=template, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template can raise anything
+        raise AssayError(
+            "the chat template cannot write a user's turn, so no chat with the model would work",
+            where=where,
+            got=f"{type(error).__name__}: {error}",
+            hint="mend or remove chat_template.jinja (in some models: chat_template in tokenizer_config.json)",
+        ) from None
 
 
 def _template(tokenizer: Any, folder: Path) -> str | None:

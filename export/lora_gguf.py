@@ -12,6 +12,7 @@ from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, t
 from contract.errors import AssayError
 from contract.model_folder import chat_format, license_of
 from export.lora_gguf_file import LoraType
+from export.source import say_trained_on_nf4
 
 
 def export_lora_gguf(adapter: Artifact, out: Path, *, dtype: LoraType = "f32", name: str | None = None) -> Artifact:
@@ -39,13 +40,19 @@ def export_lora_gguf(adapter: Artifact, out: Path, *, dtype: LoraType = "f32", n
     refuse_existing(out)
     name = name or adapter.name
     if not re.fullmatch(r"[\w][\w. -]*", name):
-        raise AssayError("not a name for a file", got=name, expected="letters, digits, dot, dash and underscore")
+        raise AssayError(
+            "not a name for a file",
+            got=name,
+            expected="letters, digits, dot, dash and underscore",
+            hint="give another with --name",
+        )
     if adapter.kind != "adapter":
         raise AssayError(
             "only an adapter can become a LoRA GGUF", where=str(adapter.path), got=adapter.kind, expected="adapter"
         )
     refuse_kind(adapter.folder)
     model = open_adapted(adapter)
+    say_trained_on_nf4(adapter)
     if model.base_config.get("is_encoder_decoder"):
         raise AssayError(
             "llama.cpp puts no adapter on a model with an encoder",

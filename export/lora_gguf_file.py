@@ -23,16 +23,19 @@ def pair_values(
     """A and B as they are stored, each with its name in the file.
 
     Raises:
-        AssayError: a value is too large for float16.
+        AssayError: a value is not finite, or too large for float16.
     """
     import torch
 
     for suffix, matrix in zip("ab", pair.matrices(weights), strict=True):
         stored = matrix.half() if lora_type == "f16" else matrix
+        place = f"{where}: {pair.change.a if suffix == 'a' else pair.change.b}"
+        if not bool(torch.isfinite(matrix).all()):
+            raise AssayError("a value of the adapter, with its scale, is not finite", where=place)
         if not bool(torch.isfinite(stored).all()):
             raise AssayError(
                 "a value of the adapter is too large for float16",
-                where=f"{where}: {pair.change.a if suffix == 'a' else pair.change.b}",
+                where=place,
                 expected="at most 65504",
                 got=f"{matrix.abs().max().item():g}",
                 hint="--dtype f32",
@@ -53,7 +56,7 @@ def write_lora(
     """Write the file. The same adapter gives the same bytes.
 
     Raises:
-        AssayError: a value is too large for float16.
+        AssayError: a value is not finite, or too large for float16.
     """
     import gguf
     import numpy as np

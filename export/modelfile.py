@@ -62,7 +62,7 @@ def modelfile(
 def run_command(name: str, spec: PromptSpec) -> str:
     """A shell command that asks Ollama for a summary of document.txt, the recipe's words around it."""
     words = [part.replace("\\", "\\\\").replace("%", "%%").replace("\n", "\\n") for part in _around(spec)]
-    return f'ollama run {name} "$(printf {shlex.quote("%s".join(words))} "$(cat document.txt)")"'
+    return f'ollama run {name} "$(printf -- {shlex.quote("%s".join(words))} "$(cat document.txt)")"'
 
 
 def ollama_usage(name: str, spec: PromptSpec) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.model_folder import chat_format, context_of, stop_ids
+from contract.errors import AssayError
+from contract.model_folder import chat_format, context_of, is_encoder_decoder, stop_ids
 from contract.prompt import Message, PromptSpec, completion_ids, hf_tokenize, prompt_ids
 from contract.runtime import GenerateParams
 from contract.seq2seq import decoder_input_ids, read_format, source_ids, target_ids
@@ -66,18 +67,18 @@ def reference_of(folder: Path, spec: PromptSpec, threads: int) -> Reference:
         threads: CPU threads.
 
     Raises:
-        AssayError: the folder makes no model, or its tokenizer cannot be used.
+        AssayError: the folder makes no model, its tokenizer cannot be used, or its context is too short for any row.
     """
     import torch
-    from transformers import AutoTokenizer
 
+    from export.gguf_tokenizer import load_tokenizer
     from export.onnx_trace import load_model
 
     torch.set_num_threads(threads)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     model = load_model(folder).eval()
     seq2seq = bool(model.config.is_encoder_decoder)
-    rows = (_seq2seq_rows if seq2seq else _causal_rows)(folder, model, tokenizer, spec)
+    rows = rows_of(folder, tokenizer, spec)
     ends = sorted({*stop_ids(folder), tokenizer.eos_token_id} - {None})
     greedy = GenerateParams(max_new_tokens=_NEW_TOKENS)
     beams = GenerateParams(max_new_tokens=_NEW_TOKENS, num_beams=_BEAMS, length_penalty=2.0, no_repeat_ngram_size=3)
@@ -122,7 +123,16 @@ def _watched(model: Any) -> Iterator[dict[str, float]]:
             handle.remove()
 
 
-def _causal_rows(folder: Path, model: Any, tokenizer: Any, spec: PromptSpec) -> list[Row]:
+def rows_of(folder: Path, tokenizer: Any, spec: PromptSpec) -> list[Row]:
+    """The prompts and answers that a folder is checked with: those its context holds.
+
+    Raises:
+        AssayError: it holds none, or the tokenizer or config lacks what prompts are made of.
+    """
+    return (_seq2seq_rows if is_encoder_decoder(folder) else _causal_rows)(folder, tokenizer, spec)
+
+
+def _causal_rows(folder: Path, tokenizer: Any, spec: PromptSpec) -> list[Row]:
     chat, tokenize, bos = chat_format(folder), hf_tokenize(tokenizer), tokenizer.bos_token_id
     rows = []
     for document in _DOCUMENTS:
@@ -130,17 +140,17 @@ def _causal_rows(folder: Path, model: Any, tokenizer: Any, spec: PromptSpec) -> 
         prompt = prompt_ids(chat, messages, tokenize, bos)
         ids = [*prompt, *completion_ids(chat, messages, _ANSWER, tokenize, bos)][: context_of(folder)]
         rows.append(Row(messages, tuple(prompt), tuple(ids[:-1]), tuple(ids[1:])))
-    return [row for row in rows if len(row.prompt) + _NEW_TOKENS < context_of(folder)] or rows[-1:]
+    return _fitting(rows, [len(row.prompt) + _NEW_TOKENS + 1 for row in rows], folder)
 
 
-def _seq2seq_rows(folder: Path, model: Any, tokenizer: Any, spec: PromptSpec) -> list[Row]:
+def _seq2seq_rows(folder: Path, tokenizer: Any, spec: PromptSpec) -> list[Row]:
+    from runtimes.logits_rules import read_target_format
+
     tokenize = hf_tokenize(tokenizer)
-    start = model.generation_config.decoder_start_token_id
-    start = model.config.decoder_start_token_id if start is None else start
     form = read_format(
         lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
         lambda text: tokenizer(text)["input_ids"],
-        start,
+        read_target_format(folder, _NEW_TOKENS).start_id,
     )
     rows = []
     for document in _DOCUMENTS:
@@ -148,7 +158,21 @@ def _seq2seq_rows(folder: Path, model: Any, tokenizer: Any, spec: PromptSpec) ->
         target = target_ids(form, _ANSWER, tokenize)
         prompt = tuple(source_ids(form, messages, tokenize))
         rows.append(Row(messages, prompt, tuple(decoder_input_ids(form, target)), tuple(target)))
-    return [row for row in rows if len(row.prompt) <= context_of(folder)] or rows[-1:]
+    return _fitting(rows, [max(len(row.prompt), len(row.target), _NEW_TOKENS + 1) for row in rows], folder)
+
+
+def _fitting(rows: Sequence[Row], needed: Sequence[int], folder: Path) -> list[Row]:
+    """The rows whose tokens, `needed` of each, the context holds."""
+    context = context_of(folder)
+    if min(needed) > context:
+        raise AssayError(
+            "the context is too short for the texts that logits are checked with",
+            where=str(folder / "config.json"),
+            expected=f"at least {min(needed)} tokens",
+            got=str(context),
+            hint="check the structure only: --check structure",
+        )
+    return [row for row, tokens in zip(rows, needed, strict=True) if tokens <= context]
 
 
 def _logits(model: Any, rows: Sequence[Row], seq2seq: bool) -> list[np.ndarray]:

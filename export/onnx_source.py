@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from export.finite import all_finite
 from export.weights import FolderWeights
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class SourceTensors:
     def values(self) -> int:
         """How many values all tensors have together."""
         return sum(math.prod(self._weights.shape(name)) for name in self.names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape."""
+        return self._weights.shape(name)
+
+    @cached_property
+    def not_finite(self) -> list[str]:
+        """Names of tensors with a value that is infinite or NaN."""
+        return [name for name in self.names if not all_finite(self._weights.read(name).float())]
 
     def read(self, name: str) -> np.ndarray:
         """A tensor in float32."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from contract.errors import AssayError, did_you_mean, listed
 from contract.model_folder import read_json
-from export.peft_types import LORA, SETTINGS, TYPES
+from export.peft_types import BY_PEFT, LORA, SETTINGS, TYPES
 
 CONFIG_FILE = "adapter_config.json"
 _PLAIN_INITS = (
@@ -42,6 +42,10 @@ _NEEDED = {
     "LOKR": ("r", "alpha"),
     "TRAINABLE_TOKENS": ("token_indices",),
 }
+_LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+_TEXTS = ("base_model_name_or_path", "revision")
+_NAMES = ("target_modules", "exclude_modules")  # a list, or one regular expression
+_LISTS_OF_NAMES = ("modules_to_save",)
 
 
 @dataclass(frozen=True)
@@ -108,14 +112,13 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         refused.pop("init_lora_weights", None)
     problems = [f"{key} = {_shown(values[key])}: {fate.why}" for key, fate in refused.items()]
     hints = dict.fromkeys(fate.instead for fate in refused.values())
-    problems += [*_missing(kind, values), *_not_patterns(values)]
+    problems += [*_missing(kind, values), *_not_patterns(kind, values), *_other_types(values)]
     if values.get("use_dora") and values.get("lora_bias"):
         problems.append("use_dora and lora_bias: PEFT's own merge of the two is not what it runs")
-    problems += [
-        f"{key} = {_shown(value)}: not known here"
-        for key, value in sorted(values.items())
-        if value and key not in _READ_SETTINGS and key not in SETTINGS
-    ]
+    unknown = [key for key in sorted(values) if values[key] and key not in _READ_SETTINGS and key not in SETTINGS]
+    if unknown:
+        problems += [f"{key} = {_shown(values[key])}: not known here" for key in unknown]
+        hints[BY_PEFT] = None
     if problems:
         raise AssayError(
             f"this {kind} adapter cannot be merged", where=str(path), got=listed(problems), hint="; ".join(hints)
@@ -128,22 +131,43 @@ def _missing(kind: str, values: dict[str, Any]) -> list[str]:
     problems = []
     for key in _NEEDED.get(kind, ()):
         found = values.get(key)
-        numbers = found if isinstance(found, list) else [found]
-        if not numbers or not all(isinstance(number, int | float) for number in numbers):
+        numbers = found if key == "token_indices" and isinstance(found, list) else [found]
+        if not numbers or not all(_is_number(number) for number in numbers):
             problems.append(f"{key}: {found!r}, not what a {kind} adapter needs")
         elif key in ("r", "init_r") and found is not None and found <= 0:
             problems.append(f"{key}: {found!r}, not above 0")
     return problems
 
 
-def _not_patterns(values: dict[str, Any]) -> list[str]:
+def _other_types(values: dict[str, Any]) -> list[str]:
+    """Settings of another type than PEFT's."""
+    problems = []
+    for key in (*_TEXTS, *_NAMES, *_LISTS_OF_NAMES):
+        value = values.get(key)
+        a_text = isinstance(value, str) and key not in _LISTS_OF_NAMES
+        a_list = isinstance(value, list) and key not in _TEXTS and all(isinstance(item, str) for item in value)
+        if value is not None and not a_text and not a_list:
+            wanted = "a text" if key in _TEXTS else "a list of names"
+            problems.append(f"{key} = {_shown(value)}: not {wanted}")
+    tokens = values.get("trainable_token_indices")
+    for ids in tokens.values() if isinstance(tokens, dict) else [tokens]:
+        if ids is not None and not (isinstance(ids, list) and all(type(item) is int for item in ids)):
+            problems.append(f"trainable_token_indices = {_shown(tokens)}: not lists of token ids")
+    return problems
+
+
+def _not_patterns(kind: str, values: dict[str, Any]) -> list[str]:
     """Settings whose names are regular expressions, and are none, or whose numbers are none."""
-    texts = [values.get(key) for key in ("target_modules", "exclude_modules")]
+    texts = [values.get(key) for key in _NAMES]
     patterns = [text for text in texts if isinstance(text, str)]
     problems = []
     for key in ("rank_pattern", "alpha_pattern"):
         given = values.get(key) or {}
-        if not isinstance(given, dict) or not all(isinstance(value, int | float | list) for value in given.values()):
+        if not isinstance(given, dict):
+            problems.append(f"{key} = {_shown(given)}: not a number for each name")
+            continue
+        wrong = [value for value in given.values() if not _is_number(value) or (key == "rank_pattern" and value <= 0)]
+        if wrong and kind != "ADALORA":  # whose ranks are lists of what is left, and the matrices tell them
             problems.append(f"{key} = {_shown(given)}: not a number for each name")
         else:
             patterns += given
@@ -153,6 +177,11 @@ def _not_patterns(values: dict[str, Any]) -> list[str]:
         except re.error as error:
             problems.append(f"{pattern!r} is no regular expression: {error}")
     return problems
+
+
+def _is_number(value: Any) -> bool:
+    """Is it a number that float32 holds? NaN is none."""
+    return isinstance(value, int | float) and abs(value) <= _LARGEST
 
 
 def _shown(value: Any) -> str:

@@ -18,11 +18,11 @@ class Fate:
 
 
 _TRAIN_LORA = "train a LoRA adapter, or run base and adapter with PEFT"
-_BY_PEFT = "merge it with PEFT (merge_and_unload, then save_pretrained) and export that folder"
+BY_PEFT = "merge it with PEFT (merge_and_unload, then save_pretrained) and export that folder"
 _INPUTS = Fate(False, False, "soft prompts are inputs, not weights", _TRAIN_LORA)
 _CACHE = Fate(False, False, "it lives in the key-value cache, not in weights", _TRAIN_LORA)
 _ROUTED = Fate(False, False, "its weights differ from input to input", _TRAIN_LORA)
-_UNKNOWN = Fate(False, False, "its arithmetic is not known here; PEFT has it", _BY_PEFT)
+_UNKNOWN = Fate(False, False, "its arithmetic is not known here; PEFT has it", BY_PEFT)
 
 _OTHERS = """
     ADAMSS BEFT BOFT C3A DEFT DELORA FOURIERFT FROD GLORA GRALORA HIRA HRA MISS OFT OSF PEANUT PSOFT PVERA RANDLORA ROAD
@@ -66,18 +66,19 @@ SETTINGS: Mapping[str, Fate] = {
     "init_lora_weights": Fate(
         False,
         False,
-        "pissa, olora, corda, loftq and lora_ga begin on changed base weights; other values are fine",
+        "true, false, gaussian, eva, mica and orthogonal are fine; pissa, olora, corda, loftq and lora_ga begin on "
+        "changed base weights, and others are not known here",
         "save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA",
     ),
-    "target_parameters": Fate(False, False, "it targets bare parameters, such as fused experts", _BY_PEFT),
-    "layer_replication": Fate(False, False, "it repeats layers of the base", _BY_PEFT),
+    "target_parameters": Fate(False, False, "it targets bare parameters, such as fused experts", BY_PEFT),
+    "layer_replication": Fate(False, False, "it repeats layers of the base", BY_PEFT),
     "alora_invocation_tokens": Fate(False, False, "it acts behind certain tokens only", _TRAIN_LORA),
-    "use_qalora": Fate(False, False, "QA-LoRA pools its inputs", _BY_PEFT),
-    "use_bdlora": Fate(False, False, "its matrices are block-diagonal", _BY_PEFT),
+    "use_qalora": Fate(False, False, "QA-LoRA pools its inputs", BY_PEFT),
+    "use_bdlora": Fate(False, False, "its matrices are block-diagonal", BY_PEFT),
     "arrow_config": Fate(False, False, "it routes between adapters", _TRAIN_LORA),
-    "kasa_config": Fate(False, False, "KaSA changes the base's singular values", _BY_PEFT),
-    "velora_config": Fate(False, False, "VeLoRA's arithmetic is not known here", _BY_PEFT),
-    "monteclora_config": Fate(False, False, "MonteCLoRA's arithmetic is not known here", _BY_PEFT),
+    "kasa_config": Fate(False, False, "KaSA changes the base's singular values", BY_PEFT),
+    "velora_config": Fate(False, False, "VeLoRA's arithmetic is not known here", BY_PEFT),
+    "monteclora_config": Fate(False, False, "MonteCLoRA's arithmetic is not known here", BY_PEFT),
     "megatron_config": Fate(False, False, "it is split for Megatron", "gather it with Megatron first"),
 }
 

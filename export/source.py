@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,20 @@ def open_model(model: Artifact) -> OpenedModel:
         where=str(model.path),
         got=model.kind,
         expected="a merged or plain model folder, or an adapter",
+        hint="of a folder that holds graphs beside its weights, copy all but the graphs into one of its own"
+        if model.kind == "onnx"
+        else None,
     )
+
+
+def say_trained_on_nf4(adapter: Artifact) -> None:
+    """Note that an adapter which records NF4 goes onto its base's stored weights here."""
+    if (adapter.details.get("trained_on") or {}).get("quant") == "nf4":
+        print(
+            "note: the adapter was trained on its base in NF4 and goes onto the 16-bit base here; which of the two "
+            f"comes nearer, `assay merge {shlex.quote(str(adapter.path))} --base auto --out DIR` measures",
+            file=sys.stderr,
+        )
 
 
 def _open_adapter(model: Artifact, details: dict[str, Any]) -> OpenedModel:

@@ -60,19 +60,27 @@ def export_gguf(
             split.
         CheckFailed: what was written does not behave like its source. Nothing is left behind.
     """
-    from export.check_gguf import check_structure, check_tokenizer
-    from export.gguf_file import plan_gguf, write_vocabulary
+    from export.check_gguf import check_structure
+    from export.gguf_file import plan_gguf
+    from export.gguf_tokenizer import refuse_broken_template
     from export.gguf_write import write_ggufs
     from export.quantize import types_found
-    from export.source import open_model
+    from export.source import open_model, say_trained_on_nf4
 
     refuse_quants(quants, with_matrix=imatrix is not None)
     for quant in quants:
         refuse_existing(out / quant)
     name = name or model.name
     if not re.fullmatch(r"[\w][\w. -]*", name):
-        raise AssayError("not a name for a file", got=name, expected="letters, digits, dot, dash and underscore")
+        raise AssayError(
+            "not a name for a file",
+            got=name,
+            expected="letters, digits, dot, dash and underscore",
+            hint="give another with --name",
+        )
     opened = open_model(model)
+    if model.kind == "adapter":
+        say_trained_on_nf4(model)
     out.mkdir(parents=True, exist_ok=True)
     tools = tool_versions("gguf", "llama-cpp-python", "torch", "transformers")
     with ExitStack() as stack:
@@ -94,9 +102,12 @@ def export_gguf(
         scratch.mkdir()
         source = opened.source(scratch)
         plan = plan_gguf(source, pre_tokenizer)
+        if plan.special.chat_template and plan.model.arch != "t5":
+            refuse_broken_template(plan.tokenizer, plan.special.chat_template, source.where)
         _say_notes(plan)
-        write_vocabulary(scratch / "vocabulary.gguf", plan, source)
-        _tell(check_tokenizer(scratch / "vocabulary.gguf", plan), plan, strict, source.where)
+        _tell(_check_vocabulary(scratch / "vocabulary.gguf", plan, source, name), plan, strict, source.where)
+        if strict:
+            _refuse_fallbacks(paths, plan, source, with_matrix=imatrix is not None)
         matrix = None
         if imatrix is not None:
             if plan.model.arch == "t5":
@@ -113,15 +124,7 @@ def export_gguf(
         for quant, draft in drafts.items():
             types = types_found(paths[quant], quant)
             if types.fallbacks:
-                sentence = types.fallback_sentence(quant)
-                print(sentence, file=sys.stderr)
-                if strict:
-                    raise AssayError(
-                        f"{quant} is not what this model can take",
-                        where=source.where,
-                        got=sentence,
-                        hint="leave out --strict, or take q8_0 or f16",
-                    )
+                print(types.fallback_sentence(quant), file=sys.stderr)
             draft.details |= {
                 "tensor_types": types.tensor_types,
                 "bits_per_weight": types.bits_per_weight,
@@ -165,6 +168,47 @@ def _make_matrix(
     for draft in drafts.values():
         shutil.copyfile(path, draft.measured / IMATRIX_FILE)
         draft.details["imatrix"] = made
+
+
+def _check_vocabulary(path: Path, plan: GgufPlan, source: Source, name: str) -> dict[str, Any]:
+    """Compare token ids before any tensor is written, in a file of the name to come.
+
+    Raises:
+        CheckFailed: llama.cpp makes other ids.
+        AssayError: it cannot load the tokenizer, or not under this name: it treats some ("phi-3") specially.
+    """
+    from export.check_gguf import check_tokenizer
+    from export.gguf_file import write_vocabulary
+
+    write_vocabulary(path, plan, source, name=name)
+    try:
+        return check_tokenizer(path, plan)
+    except AssayError as refused:
+        write_vocabulary(path, plan, source)
+        check_tokenizer(path, plan)
+        raise AssayError(
+            "llama.cpp does not read this model's tokenizer under this name, which it treats specially",
+            where=source.where,
+            got=f"{name}: {refused.got}",
+            hint="give another with --name",
+        ) from None
+
+
+def _refuse_fallbacks(paths: Mapping[str, Path], plan: GgufPlan, source: Source, *, with_matrix: bool) -> None:
+    """Raise where some tensors cannot take what a quantization has for them."""
+    from export.gguf_write import plan_file
+    from export.quantize import types_of
+
+    for quant, path in paths.items():
+        planned = plan_file(path, quant, plan, source, with_matrix=with_matrix and uses_matrix(quant)).tensor_types
+        types = types_of(quant, [(tensor.name, planned[tensor.name], tensor.shape[::-1]) for tensor in plan.tensors])
+        if types.fallbacks:
+            raise AssayError(
+                f"{quant} is not what this model can take",
+                where=source.where,
+                got=types.fallback_sentence(quant),
+                hint="leave out --strict, or take q8_0 or f16",
+            )
 
 
 def _tell(found: Mapping[str, Any], plan: GgufPlan, strict: bool, where: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -51,8 +51,11 @@ def export_onnx(
         CheckFailed: what was written does not behave like its source. Nothing is left behind.
     """
     from export.check_onnx import check_structure
+    from export.gguf_tokenizer import load_tokenizer
+    from export.onnx_folder import check_folder
     from export.onnx_graph import facts, write_graphs
     from export.onnx_precision import convert
+    from export.onnx_reference import rows_of
     from export.onnx_source import SourceTensors
     from export.onnx_trace import trace
     from export.source import open_model
@@ -81,8 +84,13 @@ def export_onnx(
         }
         scratch = drafts[precisions[0]].path / _SCRATCH  # goes with the draft if this process is killed
         (scratch / "graphs").mkdir(parents=True)
+        known = {scratch / "merged": model.path, **{draft.path: out / name for name, draft in drafts.items()}}
+        stack.enter_context(_named(known))
         folder = _merged(model, scratch / "merged")
         source = SourceTensors(FolderWeights.open(folder))
+        check_folder(folder, source)
+        if check == "logits":
+            rows_of(folder, load_tokenizer(folder), prompt_of(model))  # refuses before the work what it would after it
         print(f"tracing {name}", file=sys.stderr)
         graphs = trace(folder, scratch / "graphs", source)
         for precision, draft in drafts.items():
@@ -109,6 +117,23 @@ def _merged(model: Artifact, folder: Path) -> Path:
     from export.merge import merge_adapter
 
     return merge_adapter(model, folder, dtype="float32").folder if model.kind == "adapter" else model.folder
+
+
+@contextmanager
+def _named(known: Mapping[Path, Path]) -> Iterator[None]:
+    """Let errors name what the caller knows instead of folders that are gone when they are read."""
+
+    def mended(text: str | None) -> str | None:
+        for gone, name in known.items():
+            text = text and text.replace(str(gone), str(name))
+        return text
+
+    try:
+        yield
+    except AssayError as error:
+        raise type(error)(
+            error.what, where=mended(error.where), expected=error.expected, got=mended(error.got), hint=error.hint
+        ) from None
 
 
 def _copy_words(source: Path, folder: Path) -> None:

@@ -51,9 +51,10 @@ def run_command(
 ) -> None:
     """From RECIPE to proven exports: train, merge, GGUF, ONNX, evaluate. What is there and valid is not done again."""
     from contract.recipe import load_recipe
-    from flow.run import run_recipe
+    from flow.run import refuse_until, run_recipe
 
     loaded = with_base(load_recipe(recipe), model)
+    refuse_until(loaded, until)
     result = run_recipe(
         loaded, out or Path("runs") / loaded.name, data=data, device=device, threads=threads, until=until
     )
@@ -86,8 +87,9 @@ def doctor_command(recipe: Path | None, data: str | None, model: str | None, as_
     from contract.recipe import load_recipe
     from flow.doctor import as_text, examine, try_recipe
 
+    loaded = None if recipe is None else with_base(load_recipe(recipe), model)
     findings = examine()
-    if recipe is not None:
-        findings = try_recipe(findings, with_base(load_recipe(recipe), model), data)
+    if loaded is not None:
+        findings = try_recipe(findings, loaded, data)
     click.echo(json.dumps(findings) if as_json else as_text(findings))
     sys.exit(2 if findings["problems"] else 0)

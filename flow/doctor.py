@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PACKAGES = (
     "torch",
     "transformers",
+    "tokenizers",
     "trl",
     "peft",
     "bitsandbytes",
@@ -28,6 +29,9 @@ PACKAGES = (
     "datasets",
     "gguf",
     "llama_cpp_python",
+    "onnx",
+    "optimum",
+    "optimum-onnx",
     "onnxruntime",
     "onnxruntime-gpu",
     "evaluate",

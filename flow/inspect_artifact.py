@@ -11,17 +11,12 @@ from contract.verdict import VERDICT_FILE, read_verdicts
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Everything known of an artifact; `damage` is None or what is wrong with its files.
+    """Everything known of an artifact; `damage` is None or what is wrong with its files, as far as that can be known.
 
     Raises:
         AssayError: there is no artifact, or its manifest cannot be read.
     """
     artifact = open_artifact(path)
-    damage = None
-    try:
-        artifact.verify()
-    except AssayError as error:
-        damage = error.got or error.what
     return {
         "path": str(path),
         "kind": artifact.kind,
@@ -29,7 +24,7 @@ def describe(path: Path) -> dict[str, Any]:
         "digest": artifact.digest,
         "made_by_assay": not artifact.foreign,
         "size_bytes": artifact.size_bytes,
-        "damage": damage,
+        "damage": _damage(artifact),
         "files": [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in artifact.manifest.files],
         "lineage": _lineage(artifact),
         "verdict": _verdict(artifact),
@@ -39,6 +34,25 @@ def describe(path: Path) -> dict[str, Any]:
         "details": artifact.details,
         "measurements": artifact.manifest.measurements,
     }
+
+
+def _damage(artifact: Artifact) -> str | None:
+    """What differs from the manifest; of a foreign .gguf, whether it holds all the tensors that it lists."""
+    if not artifact.foreign:
+        try:
+            artifact.verify()
+        except AssayError as error:
+            return error.got or error.what
+    elif artifact.kind == "gguf":
+        try:
+            from export.gguf_read import read_gguf
+        except ImportError:  # where only serving is installed
+            return None
+        try:
+            read_gguf(artifact.gguf_path)
+        except (ValueError, IndexError, KeyError, OverflowError):
+            return f"{artifact.gguf_path.name}: it is cut short, or no GGUF that can be read"
+    return None
 
 
 def _lineage(artifact: Artifact, depth: int = 0) -> list[dict[str, Any]]:
@@ -74,10 +88,11 @@ def as_text(description: dict[str, Any]) -> str:
     """For a person."""
     d = description
     maker = "made by Assay" if d["made_by_assay"] else "not made by Assay, so nothing is recorded of it"
+    state = "intact" if d["made_by_assay"] else "nothing recorded to compare them with"
     lines = [
         f"{d['name']}: {d['kind']}, {d['size_bytes'] / 1e6:.2f} MB, {maker}",
         f"digest  {d['digest']}",
-        f"files   {'DAMAGED: ' + d['damage'] if d['damage'] else 'intact'}",
+        f"files   {'DAMAGED: ' + d['damage'] if d['damage'] else state}",
     ]
     lines += [f"          {f['path']}  {f['size_bytes']} bytes  {f['sha256'][:12]}" for f in d["files"]]
     verdict = d["verdict"]

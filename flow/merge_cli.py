@@ -57,10 +57,13 @@ def merge(
     from contract.example import read_examples
     from export.cli import summary
     from export.merge import Dtype, merge_adapter
+    from export.peft_config import read_adapter_config
     from flow.choose_base import MOST_DOCUMENTS, choose_base
     from flow.half_precision import PROMPTS, check_float16
 
     opened = open_artifact(adapter)
+    if opened.kind == "adapter":
+        read_adapter_config(opened.folder)  # refuses it before its base is looked for and run
     known = cast(Literal["w16", "nf4"] | None, trained_on)
     chosen: Literal["w16", "nf4"] = "nf4" if base_weights.upper() == "NF4" else "w16"
     choice = None

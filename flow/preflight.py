@@ -6,6 +6,7 @@ about) depends on the architecture and the tokenizer, not on the weights, so it 
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 import time
@@ -31,6 +32,13 @@ _LAYERS = ("num_hidden_layers", "n_layer")
 _HEADS = ("num_attention_heads", "n_head")
 _WIDTH = ("hidden_size", "n_embd")
 _INNER = ("intermediate_size", "n_inner")
+_KINDS = ("layer_types", "no_rope_layers")  # what each layer is; the twin has one of each kind
+_NO_MODEL = "the base's config makes no model"
+_NO_TWIN = "no small twin can be made of this model, so what follows training is not tried beforehand"
+
+
+class NoTwinError(AssayError):
+    """An architecture that is not known how to make smaller. It says nothing against the model."""
 
 
 def is_worth_it(base: Path) -> bool:
@@ -45,6 +53,7 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
         How long it took, in seconds.
 
     Raises:
+        NoTwinError: nothing could be tried.
         AssayError: what would have failed after training.
     """
     from contract.prompt import Message
@@ -65,6 +74,8 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
                     runtime.generate([runtime.encode([Message("user", "Hello")])], params)
                 finally:
                     runtime.close()
+        except NoTwinError:
+            raise
         except AssayError as error:
             raise AssayError(
                 f"a small twin of the model does not get through: {error.what}",
@@ -89,25 +100,31 @@ def make_twin(base: Path, folder: Path) -> Path:
     Head size, kinds of layers, RoPE and vocabulary stay; there are fewer and narrower layers.
 
     Raises:
+        NoTwinError: the base's config makes a model, but no smaller one.
         AssayError: the base's config makes no model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*_WEIGHTS, "*.md"))
+    where = str(base / "config.json")
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
-        seq2seq = bool(config.is_encoder_decoder)
-        (_shrink_seq2seq if seq2seq else _shrink)(config)
+    except Exception as error:  # whatever transformers makes of a config
+        raise AssayError(_NO_MODEL, where=where, got=_said(error)) from None
+    small, seq2seq = copy.deepcopy(config), bool(config.is_encoder_decoder)
+    loader = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    try:
+        (_shrink_seq2seq if seq2seq else _shrink)(small)
         torch.manual_seed(0)
-        loader = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-        model = loader.from_config(config, torch_dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise AssayError(
-            "the base's config makes no model",
-            where=str(base / "config.json"),
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-        ) from None
+        model = loader.from_config(small, torch_dtype=torch.float32)
+    except Exception as error:
+        try:
+            with torch.device("meta"):
+                loader.from_config(config)
+        except Exception as own:
+            raise AssayError(_NO_MODEL, where=where, got=_said(own)) from None
+        raise NoTwinError(_NO_TWIN, where=where, got=_said(error)) from None
     generation = folder / "generation_config.json"
     kept = generation.read_bytes() if generation.is_file() else None
     model.half().save_pretrained(folder)
@@ -116,22 +133,28 @@ def make_twin(base: Path, folder: Path) -> Path:
     return folder
 
 
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
 def _shrink(config: Any) -> None:
-    heads = _value(config, _HEADS)
-    head_size = getattr(config, "head_dim", None) or _value(config, _WIDTH) // heads
-    whole_blocks = _value(config, _WIDTH) % 256 == 0  # k-quants of the twin fall back where those of the model do
-    few = next(n for n in range(2, 513, 2) if (n * head_size % 256 == 0) == whole_blocks)
+    heads, width = _value(config, _HEADS), _value(config, _WIDTH)
+    head_size = getattr(config, "head_dim", None) or width // heads
+    # k-quants of the twin fall back where those of the model do: its rows are no whole blocks of 256 either
+    fewer = (*range(2, heads, 2), *range(3, heads, 2), heads)
+    few = next(n for n in fewer if (n * head_size % 256 == 0) == (heads * head_size % 256 == 0))
     groups = max(1, heads // (getattr(config, "num_key_value_heads", None) or heads))
-    kinds = getattr(config, "layer_types", None)
-    layers = 2 if not kinds else max(2, 1 + max(kinds.index(kind) for kind in set(kinds)))
+    kinds = {name: found for name in _KINDS if (found := getattr(config, name, None))}
+    firsts = [found.index(kind) for found in kinds.values() for kind in found]
+    layers = min(max(2, 1 + max(firsts, default=0)), _value(config, _LAYERS))
     _set(config, _HEADS, few)
-    _set(config, _WIDTH, few * head_size)
-    _set(config, _LAYERS, min(layers, _value(config, _LAYERS)))
+    _set(config, _WIDTH, few * head_size if width == heads * head_size else 256 + width % 256)
+    _set(config, _LAYERS, layers)
     _set(config, _INNER, 512)
     if getattr(config, "num_key_value_heads", None):
-        config.num_key_value_heads = max(1, few // groups)
-    if kinds:
-        config.layer_types = list(kinds[:layers])
+        config.num_key_value_heads = 1 if few % groups else few // groups
+    for name, found in kinds.items():
+        setattr(config, name, list(found[:layers]))
 
 
 def _shrink_seq2seq(config: Any) -> None:
@@ -174,7 +197,11 @@ def _small(recipe: Recipe, splits: Splits, twin: Path, folder: Path) -> Recipe:
 
 
 def say_preflight(recipe: Recipe, splits: Splits, *, device: str, threads: int) -> None:
-    """`preflight`, with a line on stderr before and after."""
+    """`preflight`, with a line on stderr before and after; a model that no twin can be made of goes on without."""
     print("assay run · preflight: a small twin of the model goes all the way …", file=sys.stderr, flush=True)
-    seconds = preflight(recipe, splits, device=device, threads=threads)
+    try:
+        seconds = preflight(recipe, splits, device=device, threads=threads)
+    except NoTwinError as error:
+        print(f"assay run · note: {error}", file=sys.stderr, flush=True)
+        return
     print(f"assay run · preflight: it gets through, {seconds:.0f} s", file=sys.stderr, flush=True)

@@ -96,6 +96,23 @@ def run_recipe(
         return _Run(recipe, out, data, device, threads).all(until)
 
 
+def refuse_until(recipe: Recipe, until: Stage) -> None:
+    """Raise where the last stage asked for makes nothing by this recipe.
+
+    Raises:
+        AssayError: the recipe has no such export.
+    """
+    parts = {"gguf": (recipe.export.gguf, "quants: [q8_0]"), "onnx": (recipe.export.onnx, "precisions: [fp32, int8]")}
+    part, example = parts.get(until, (recipe, ""))
+    if part is None:
+        raise AssayError(
+            f"the recipe exports no {until.upper()}",
+            where=f"export.{until}",
+            got="null",
+            hint=f'write "{until}: {{{example}}}" under export, or stop elsewhere with --until',
+        )
+
+
 def _refuse_beams(recipe: Recipe, base: Artifact) -> None:
     """Raise where the recipe asks for beams that an engine of its artifacts does not have, before anything is done."""
     if recipe.generate.num_beams > 1 and (recipe.export.gguf or not is_encoder_decoder(base.folder)):

@@ -116,14 +116,14 @@ def check_params(params: GenerateParams, *, beams: bool = False) -> None:
     """Raise where the params make no sense, or (without `beams`) where they ask for beam search."""
     if params.max_new_tokens < 1:
         raise AssayError("max_new_tokens must be at least 1", got=str(params.max_new_tokens))
-    if params.temperature < 0 or not 0 < params.top_p <= 1:
+    if not 0 <= params.temperature < math.inf or not 0 < params.top_p <= 1:
         raise AssayError(
-            "temperature must not be negative and top_p must be over 0 and at most 1",
+            "temperature must be a number, not negative, and top_p over 0 and at most 1",
             got=f"temperature={params.temperature}, top_p={params.top_p}",
         )
     if "" in params.stop:
         raise AssayError("a stop string must not be empty")
-    if params.repetition_penalty <= 0 or min(params.no_repeat_ngram_size, params.min_new_tokens) < 0:
+    if not 0 < params.repetition_penalty < math.inf or min(params.no_repeat_ngram_size, params.min_new_tokens) < 0:
         raise AssayError(
             "repetition_penalty must be over 0, no_repeat_ngram_size and min_new_tokens not negative",
             got=f"{params.repetition_penalty}, {params.no_repeat_ngram_size}, {params.min_new_tokens}",
@@ -133,8 +133,11 @@ def check_params(params: GenerateParams, *, beams: bool = False) -> None:
 
 
 def _check_beams(params: GenerateParams, beams: bool) -> None:
-    if params.num_beams < 1:
-        raise AssayError("num_beams must be at least 1", got=str(params.num_beams))
+    if params.num_beams < 1 or not math.isfinite(params.length_penalty):
+        raise AssayError(
+            "num_beams must be at least 1, and length_penalty a number",
+            got=f"{params.num_beams}, {params.length_penalty}",
+        )
     if not beams:
         raise AssayError(
             "this engine does no beam search",

@@ -86,7 +86,7 @@ class CausalDecoder:
             bind_array(self._binding, "attention_mask", seen)
         self._cache.bind_past(self._binding)
         self._cache.bind_present(self._binding, more)
-        self._graph.session.run_with_iobinding(self._binding, options)
+        self._graph.run(self._binding, options)
         self._cache.advance(more)
         self._positions += more
 

@@ -22,13 +22,13 @@ from runtimes.hf_vocab import HfVocab
 from runtimes.logits_rules import LogitsRules, TargetFormat, read_target_format
 from runtimes.onnx_causal import CausalDecoder
 from runtimes.onnx_decode import search, write
-from runtimes.onnx_provider import chosen_provider
+from runtimes.onnx_file import CAUSAL, graph_files, refuse_short_tables
+from runtimes.onnx_provider import chosen_provider, refuse_inexact_int8
 from runtimes.onnx_score import Pair, score_as_written, score_causal, score_pairs, score_seq2seq
 from runtimes.onnx_seq2seq import Seq2SeqDecoder
 from runtimes.onnx_sessions import open_graph, quantizes_activations
 from runtimes.seq2seq_inputs import check_source_pairs, check_sources
 
-_CAUSAL = "model.onnx"
 _BATCH_TOKENS = 4096  # padded prompt tokens that run together
 
 Ids = Sequence[int]
@@ -55,6 +55,7 @@ class OnnxRuntime:
     ) -> None:
         folder = artifact.folder
         device = chosen_provider(provider)
+        refuse_inexact_int8(artifact, device)
         self._vocab = HfVocab(folder)
         own = context_of(folder)
         self.context_length = min(context_length or own, own)
@@ -78,9 +79,29 @@ class OnnxRuntime:
             raise AssayError("nothing ends an answer", where=str(folder / "config.json"), expected="eos_token_id")
         self.target_length = self._target.most_tokens if self._target else None
         self.vocab_size = self._decoder.vocab_size
+        self._check_ids(folder)
+        refuse_short_tables(folder, own)
         # one scale for all that runs together: a neighbour, or a later token, would change the logits
-        self.token_by_token = any(quantizes_activations(path) for path in folder.glob("*.onnx"))
+        self.token_by_token = any(quantizes_activations(path) for path in graph_files(folder))
         self._parallel = 1 if self.token_by_token else parallel
+
+    def _check_ids(self, folder: Path) -> None:
+        """Raise where an id that the configuration names is none of the graph's."""
+        named = {f"eos_token_id {token}": token for token in self.stop_ids}
+        if self._target:
+            named["decoder_start_token_id"] = self._target.start_id
+            forced = {"forced_bos_token_id": self._target.forced_bos_id}
+            forced["forced_eos_token_id"] = self._target.forced_eos_id
+            named |= {name: token for name, token in forced.items() if token is not None}
+        wrong = {name: token for name, token in named.items() if not 0 <= token < self.vocab_size}
+        if wrong:
+            raise AssayError(
+                "the configuration names ids that the model does not have",
+                where=str(folder),
+                expected=f"0 to {self.vocab_size - 1}",
+                got=listed(f"{name}: {token}" for name, token in wrong.items()),
+                hint="are config.json and generation_config.json of another model?",
+            )
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's ids, ready for the answer; the encoder's ids where there is one."""
@@ -192,7 +213,7 @@ class OnnxRuntime:
         if isinstance(decoder, Seq2SeqDecoder):
             assert self._target is not None
             check_source_pairs(pairs, self.context_length, self._target.most_tokens, self.vocab_size)
-            batch = partial(score_seq2seq, decoder, self._target.start_id)
+            batch = partial(score_seq2seq, decoder)
         else:
             check_pairs(pairs, self.context_length, self.vocab_size)
             batch = partial(score_causal, decoder)
@@ -206,13 +227,13 @@ class OnnxRuntime:
 
 
 def _causal_graph(folder: Path) -> Path:
-    path = folder / _CAUSAL
+    path = folder / CAUSAL
     others = sorted(file.name for file in folder.glob("decoder*.onnx"))
     if not path.is_file() and others:
         raise AssayError(
             "the model is split into graphs as Optimum did before 1.14",
             where=str(folder),
-            expected=_CAUSAL,
+            expected=CAUSAL,
             got=listed(others),
             hint="export it again: assay export onnx MODEL --out DIR",
         )

@@ -16,6 +16,8 @@ ScoreBatch = Callable[[Sequence[Ids], Sequence[tuple[int, Ids]], int], Iterator[
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that neighbours of like length can share a run
 _WINDOW_PAIRS = 32
 _RUN_BYTES = 64 << 20  # logits of one run
+_PROMPT_TOKENS = 4096  # padded, whose keys and values an encoder-decoder's targets hold together
+_COMPACT_BELOW = 0.75  # share of targets not yet at their end under which the others are dropped from the batch
 
 
 def score_pairs(pairs: Sequence[Pair], vocab_size: int, parallel: int, batch: ScoreBatch) -> Iterator[np.ndarray]:
@@ -59,27 +61,54 @@ def _window(window: Sequence[Pair], parallel: int, batch: ScoreBatch) -> list[np
 def score_causal(
     decoder: CausalDecoder, prompts: Sequence[Ids], targets: Sequence[tuple[int, Ids]], parallel: int
 ) -> Iterator[np.ndarray]:
-    """Read the prompts into the cache, then feed each one's last token and its target behind it."""
+    """Read the prompts into the cache, feed each one's last token, as writing does, then all of its target at once.
+
+    So the target is read with a cache that a run with a cache has written.
+    """
     longest = max(len(target) for _, target in targets)
     for part in _parts(targets, parallel, decoder.vocab_size):
         numbers = sorted({number for number, _ in part})
         decoder.read([prompts[number] for number in numbers], longest + 1)
         decoder.keep([numbers.index(number) for number, _ in part])
-        fed = [[prompts[number][-1], *target[:-1]] for number, target in part]
-        logits = decoder.extend(_right_padded(fed))
-        yield from (logits[row, : len(target)].copy() for row, (_, target) in enumerate(part))
+        found = [np.empty((len(target), decoder.vocab_size), np.float32) for _, target in part]
+        first = decoder.step([prompts[number][-1] for number, _ in part])
+        for rows, values in zip(found, first, strict=True):
+            rows[:1] = values
+        if longest > 1:
+            rest = decoder.extend(_right_padded([target[:-1] for _, target in part]))
+            for rows, values in zip(found, rest, strict=True):
+                rows[1:] = values[: max(0, len(rows) - 1)]
+        yield from found
 
 
 def score_seq2seq(
-    decoder: Seq2SeqDecoder, start_id: int, prompts: Sequence[Ids], targets: Sequence[tuple[int, Ids]], parallel: int
+    decoder: Seq2SeqDecoder, prompts: Sequence[Ids], targets: Sequence[tuple[int, Ids]], parallel: int
 ) -> Iterator[np.ndarray]:
-    """Encode the prompts, then run the decoder over its start and each target."""
-    hidden, mask = decoder.encode(prompts)
-    for part in _parts(targets, parallel, decoder.vocab_size):
-        rows = [number for number, _ in part]
-        fed = [[start_id, *target[:-1]] for _, target in part]
-        logits = decoder.score(_right_padded(fed), hidden[rows], mask[rows])
-        yield from (logits[row, : len(target)].copy() for row, (_, target) in enumerate(part))
+    """Encode the prompts, then feed every target token by token: a graph of its own writes all but the first."""
+    rows = max(2, _PROMPT_TOKENS // max(map(len, prompts)))  # two, that gold and greedy targets share their prompt
+    for part in _parts(targets, min(parallel, rows), decoder.vocab_size):
+        yield from _fed(decoder, prompts, part)
+
+
+def _fed(decoder: Seq2SeqDecoder, prompts: Sequence[Ids], part: Sequence[tuple[int, Ids]]) -> list[np.ndarray]:
+    found = [np.empty((len(target), decoder.vocab_size), np.float32) for _, target in part]
+    numbers = sorted({number for number, _ in part})
+    longest = max(len(target) for _, target in part)
+    logits = decoder.begin([prompts[number] for number in numbers], longest)
+    running = list(range(len(part)))  # which target each of the decoder's rows is
+    rows = [numbers.index(number) for number, _ in part]
+    decoder.keep(rows)
+    logits = logits[rows]
+    for at in range(longest):
+        if at:
+            left = [row for row, index in enumerate(running) if len(part[index][1]) > at]
+            if len(left) <= _COMPACT_BELOW * len(running):
+                decoder.keep(left)
+                running = [running[row] for row in left]
+            logits = decoder.step([part[index][1][at - 1] if at <= len(part[index][1]) else 0 for index in running])
+        for index, values in zip(running, logits, strict=True):
+            found[index][at : at + 1] = values
+    return found
 
 
 def score_as_written(

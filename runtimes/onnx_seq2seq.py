@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from contract.errors import AssayError
-from runtimes.onnx_binding import bind_array, bind_out, new_logits, only_what_is_asked
+from runtimes.onnx_binding import bind_array, bind_out, new_logits
 from runtimes.onnx_cache import KvCache
+from runtimes.onnx_file import ENCODER, FIRST, LATER, MERGED
 from runtimes.onnx_provider import Provider
 from runtimes.onnx_sessions import CacheEntry, open_graph, refuse_unpaired
 
 Ids = Sequence[int]
 
-ENCODER = "encoder_model.onnx"
-FIRST, LATER, MERGED = "decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_model_merged.onnx"
 _BRANCH = "use_cache_branch"  # a merged graph's switch between its two halves
 
 
@@ -42,7 +41,6 @@ class Seq2SeqDecoder:
         self._first.require(("encoder_hidden_states",), ())
         self._own, self._cross = self._caches()
         self.vocab_size = self._first.vocab_size()
-        self._quiet = only_what_is_asked()
 
     def _caches(self) -> tuple[list[CacheEntry], list[CacheEntry]]:
         """Of the decoder itself, which grows, and of the encoder's states, which does not."""
@@ -62,7 +60,7 @@ class Seq2SeqDecoder:
 
     def begin(self, prompts: Sequence[Ids], most: int) -> np.ndarray:
         """Encode and feed the decoder's start; room for `most` tokens. Logits, float32 [rows, vocab_size]."""
-        hidden, mask = self.encode(prompts)
+        hidden, mask = self._encode(prompts)
         rows, width = mask.shape
         self._hidden, self._mask = hidden, mask
         self._own_cache = KvCache(self._own, self._device, rows, most + 1)
@@ -72,13 +70,13 @@ class Seq2SeqDecoder:
         logits = self._bind_first(binding, np.full((rows, 1), self._start_id, np.int64), hidden, mask)
         self._own_cache.bind_present(binding, 1)
         self._cross_cache.bind_present(binding, width)
-        self._first.session.run_with_iobinding(binding)
+        self._first.run(binding)
         self._own_cache.advance(1)
         self._cross_cache.advance(width)
         self._token: np.ndarray | None = None
         return logits[:, 0].astype(np.float32, copy=False)
 
-    def encode(self, prompts: Sequence[Ids]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode(self, prompts: Sequence[Ids]) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states [rows, width, d_model], and int64 [rows, width] that is 0 on the padding, on the right."""
         width = max(map(len, prompts))
         ids = np.zeros((len(prompts), width), np.int64)
@@ -86,15 +84,7 @@ class Seq2SeqDecoder:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
             mask[row, : len(prompt)] = 1
-        [hidden] = self._encoder.session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
-        return hidden, mask
-
-    def score(self, ids: np.ndarray, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Teacher-forced logits, float32 [rows, n, vocab_size], of decoder inputs int64 [rows, n]; nothing is kept."""
-        binding = self._first.session.io_binding()
-        logits = self._bind_first(binding, ids, hidden, mask)
-        self._first.session.run_with_iobinding(binding, self._quiet)
-        return logits.astype(np.float32, copy=False)
+        return self._encoder.compute("last_hidden_state", {"input_ids": ids, "attention_mask": mask}), mask
 
     def _bind_first(self, binding: Any, ids: np.ndarray, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Bind everything but the cache that is written; returns the logits' array. All of it must outlive the run."""
@@ -118,7 +108,7 @@ class Seq2SeqDecoder:
         self._token[:, 0] = tokens
         self._own_cache.bind_past(self._binding)
         self._own_cache.bind_present(self._binding, 1)
-        self._later.session.run_with_iobinding(self._binding)
+        self._later.run(self._binding)
         self._own_cache.advance(1)
         return self._logits[:, 0].astype(np.float32, copy=False)
 

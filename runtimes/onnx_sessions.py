@@ -16,6 +16,7 @@ from runtimes.onnx_provider import PROVIDERS, Provider
 
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _PAST, _PRESENT = "past_key_values.", "present."
+_MACHINE = re.compile(r"bad.?alloc|failed to allocate|out of memory|CUDA (failure|error)|CUDNN|CUBLAS", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,26 @@ class Graph:
     path: Path
     inputs: Mapping[str, Any]  # name -> NodeArg
     outputs: Mapping[str, Any]
+
+    def run(self, binding: Any, options: Any = None) -> None:
+        """Run it on what is bound.
+
+        Raises:
+            AssayError: onnxruntime could not; what goes in was checked before, so the graph is at fault.
+            NoEngineError: the machine's memory or its device is.
+        """
+        try:
+            self.session.run_with_iobinding(binding, options)
+        except Exception as error:
+            raise _failed("the graph does not run", self.path, error) from None
+
+    def compute(self, output: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """One output of it, as a new array. Raises as `run` does."""
+        try:
+            [found] = self.session.run([output], dict(inputs))
+        except Exception as error:
+            raise _failed("the graph does not run", self.path, error) from None
+        return np.asarray(found)
 
     def past(self) -> list[CacheEntry]:
         """The cache it reads, in the graph's order.
@@ -119,8 +140,8 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
         raise _elsewhere(path, wanted, listed(onnxruntime.get_available_providers()))
     try:
         session = onnxruntime.InferenceSession(str(path), _options(threads), providers=[wanted], enable_fallback=False)
-    except Exception as error:  # onnxruntime raises a dozen classes with no base but this one
-        raise AssayError("onnxruntime cannot load the graph", where=str(path), got=_reason(error)) from None
+    except Exception as error:
+        raise _failed("onnxruntime cannot load the graph", path, error) from None
     if session.get_providers()[0] != wanted:
         raise _elsewhere(path, wanted, listed(session.get_providers()))
     inputs = {argument.name: argument for argument in session.get_inputs()}
@@ -131,7 +152,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.enable_mem_pattern = False  # every step has another shape, so a remembered plan is never used again
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     return options
 
 
@@ -145,9 +166,13 @@ def _elsewhere(path: Path, wanted: str, there: str) -> NoEngineError:
     )
 
 
-def _reason(error: Exception) -> str:
+def _failed(what: str, path: Path, error: Exception) -> AssayError:
+    """onnxruntime's own error, for people. It raises a dozen classes that share no base but Exception."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
-    return text.splitlines()[0][:500] if text else type(error).__name__
+    reason = text.splitlines()[0][:500] if text else type(error).__name__
+    if isinstance(error, MemoryError) or _MACHINE.search(text):
+        return NoEngineError(f"{what} on this machine", where=str(path), got=reason)
+    return AssayError(what, where=str(path), got=reason)
 
 
 def refuse_unpaired(reads: list[CacheEntry], writes: list[CacheEntry], where: Path) -> None:

@@ -124,6 +124,24 @@ def _begin_t5(model: T5ForConditionalGeneration) -> None:
         model.lm_head.weight.copy_(model.shared.weight)
 
 
+def _balance(model: PreTrainedModel, share: float) -> None:
+    """Queries times `share`, keys divided by it, which changes no score.
+
+    As `_begin_t5` makes them, a T5's queries are √head_dim smaller than its keys. Fine-tuning moves all weights alike,
+    and would move those far too much.
+    """
+    if model.config.model_type == "t5":
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith((".q.weight", ".k.weight")):
+                    weight.mul_(share if name.endswith(".q.weight") else 1 / share)
+
+
+def _even(model: PreTrainedModel) -> float:
+    """What `_balance` takes to make queries and keys of one size."""
+    return float(getattr(model.config, "d_kv", 1)) ** 0.25
+
+
 def _begin_bart(model: BartForConditionalGeneration) -> None:
     """Positions begin as sines, and some heads of the first layers turn them to look one before and one behind.
 
@@ -224,6 +242,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     """Write the model in float16 with its tokenizer; the generation settings are greedy."""
     ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
     model.generation_config = GenerationConfig(**{name: value for name, value in ids.items() if value is not None})
+    _balance(model, _even(model))
     store(model, tokenizer, folder)
 
 
@@ -280,7 +299,9 @@ def pretrain(
 
 
 def _load(folder: Path) -> PreTrainedModel:
-    return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    _balance(model, 1 / _even(model))
+    return model
 
 
 def main() -> None:

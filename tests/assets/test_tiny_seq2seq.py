@@ -69,7 +69,7 @@ def test_it_copies_unseen_names_and_numbers(name: str, models: dict[str, Any]) -
         with torch.inference_mode():
             made = model.generate(source.input_ids, attention_mask=source.attention_mask, max_new_tokens=16)
         right += tokenizer.decode(made[0], skip_special_tokens=True) == answer
-    assert right >= 0.2 * len(rows), f"{right} of {len(rows)}"  # by chance: none
+    assert right >= 0.4 * len(rows), f"{right} of {len(rows)}"  # by chance: none
 
 
 def test_activations_stay_far_from_what_float16_holds(name: str, models: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.artifact import new_artifact, open_artifact
+from contract.artifact import new_artifact, open_artifact, refuse_existing
 from contract.errors import AssayError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,3 +143,71 @@ def test_a_gguf_artifact_without_its_file_is_one_message(tmp_path: Path) -> None
         (draft.path / "config.json").write_text("{}")
     with pytest.raises(AssayError, match=r"no \.gguf"):
         _ = open_artifact(tmp_path / "a").gguf_path
+
+
+def test_nothing_is_made_inside_an_artifact(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a" / "q8_0", tmp_path / "a" / "deep" / "er", tmp_path / "link" / "x"):
+        with pytest.raises(AssayError, match="inside an artifact") as refusal:
+            make(path)
+        assert str(tmp_path / "a") in str(refusal.value)
+    open_artifact(tmp_path / "a", verify=True)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"name": "a web page", "icons": []}'])
+def test_other_programs_have_manifests_too(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    make(tmp_path / "models" / "a")
+    open_artifact(tmp_path / "models" / "a", verify=True)
+
+
+def test_links_and_mount_points_are_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, target in (("link", "empty"), ("broken", "nowhere")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(AssayError, match="a link or a mount point"):
+            refuse_existing(tmp_path / name)
+    with pytest.raises(AssayError, match="a link or a mount point"):
+        refuse_existing(Path("/"))
+    refuse_existing(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
+def test_only_a_full_disk_is_called_full(tmp_path: Path, number: int, full: bool) -> None:
+    with (
+        pytest.raises(AssayError, match="could not be written") as refusal,
+        new_artifact(tmp_path / "a", "merged", "m"),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert ("make room" in str(refusal.value)) == full
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a**b", "a[1]", "a?"])
+def test_names_that_look_like_patterns(tmp_path: Path, name: str) -> None:
+    left = tmp_path / f".{name}.partial-{os.getpid()}"
+    left.mkdir()
+    make(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("key", ["name", "data_sha256", "tools", "details", "measurements", "files", "parents"])
+def test_a_manifest_without_a_value_is_one_message(tmp_path: Path, key: str) -> None:
+    make(tmp_path / "a")
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: None}))
+    with pytest.raises(AssayError, match="the manifest cannot be read"):
+        open_artifact(tmp_path / "a")
+
+
+def test_weights_of_a_foreign_graph_count_whatever_their_name(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "model.onnx").write_text("graph")
+    weights = [tmp_path / "model.onnx.data", tmp_path / "onnx" / "weight_1"]
+    digests = set()
+    for text in ("a", "b"):
+        for path in weights:
+            path.write_text(text)
+            digests.add(open_artifact(tmp_path).digest)
+    assert len(digests) == 4

@@ -93,6 +93,9 @@ def test_fallbacks_are_said_and_strict_refuses(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(AssayError, match="not a multiple of 256"):
         export(folder, tmp_path / "strict", "f16", "q4_k_m", strict=True)
     assert not list((tmp_path / "strict").iterdir())
+    assert "writing" not in capsys.readouterr().err, "it is known before"
+    export(folder, tmp_path / "strict", "f16", "q8_0", strict=True)
+    capsys.readouterr()
     made = export(folder, tmp_path / "gguf", "q4_k_m")
     assert (
         "Q4_K_M: 8 tensors fell back to Q5_0, Q8_0 because 64, 128 is not a multiple of 256" in capsys.readouterr().err
@@ -108,6 +111,20 @@ def test_nothing_is_overwritten_and_names_are_checked(tmp_path: Path, llama_fold
     assert [path.name for path in (tmp_path / "gguf").iterdir()] == ["f16"]
     with pytest.raises(AssayError, match="did you mean"):
         export(llama_folder, tmp_path / "gguf", "q4_km")
+    with pytest.raises(AssayError, match="not a name for a file") as error:
+        export(Path(shutil.copytree(llama_folder, tmp_path / "my+model (v2)")), tmp_path / "plus", "f16")
+    assert "--name" in str(error.value.hint)
+
+
+def test_a_name_that_llama_cpp_treats_specially(
+    tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It sets tokens of Phi-3's by name, and a Llama has none of them."""
+    with pytest.raises(AssayError, match="under this name") as error:
+        export(llama_folder, tmp_path / "gguf", "f16", name="phi3-x")
+    assert "--name" in str(error.value.hint)
+    assert "writing" not in capsys.readouterr().err
+    export(llama_folder, tmp_path / "gguf", "f16", name="x")
 
 
 def lose(tensors: dict[str, Any]) -> None:
@@ -148,6 +165,7 @@ def test_tensors_that_do_not_fit_are_all_named(
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
+        ({"vocab_size": 10}, r"vocab_size 10: model.embed_tokens.weight has \d+ rows"),
     ],
 )
 def test_what_llama_cpp_cannot_express_is_refused(

@@ -18,7 +18,7 @@ from contract.prompt import hf_tokenize
 from export.check_gguf import CheckFailed
 from export.gguf_file import plan_gguf, write_vocabulary
 from export.gguf_pre_tokenizers import KNOWN, PreTokenizer
-from export.gguf_tokenizer import load_tokenizer
+from export.gguf_tokenizer import load_tokenizer, special_ids
 from export.llama_vocab import LlamaVocab
 from export.source import open_model
 from export.to_gguf import export_gguf
@@ -36,6 +36,7 @@ from tests.export.makers import (
     train_sentencepiece,
 )
 from tests.tiny import make_bpe_tokenizer, make_llama
+from tests.tiny_seq2seq import make_t5
 
 
 @pytest.mark.parametrize(
@@ -241,8 +242,53 @@ def test_the_command_line_hands_the_name_on(tmp_path: Path) -> None:
 
 def test_a_sentencepiece_tokenizer_takes_no_pre_tokenizer(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "model", tokenizer=train_sentencepiece, layers=1)
-    with pytest.raises(AssayError, match="has no pre-tokenizer to name"):
-        export_gguf(open_artifact(folder), tmp_path / "gguf", quants=["f16"], pre_tokenizer="llama-bpe")
+    for model in (folder, make_t5(tmp_path / "t5")):
+        with pytest.raises(AssayError, match="has no pre-tokenizer to name"):
+            export_gguf(open_artifact(model), tmp_path / "gguf", quants=["f16"], pre_tokenizer="llama-bpe")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"BPE"', '"NewBPE"'), ('"ByteLevel"', '"NewLevel"'), ('"merges"', '"mer')], ids=str
+)
+def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path, llama_folder: Path, old: str, new: str) -> None:
+    text = (llama_folder / "tokenizer.json").read_text(encoding="utf-8")
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    cut = text.index(old) if new == '"mer' else len(text)
+    (folder / "tokenizer.json").write_text(text[:cut].replace(old, new) + new * (cut < len(text)), encoding="utf-8")
+    with pytest.raises(AssayError, match="the tokenizer cannot be loaded") as error:
+        load_tokenizer(folder)
+    assert "new enough" in str(error.value.hint)
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path, llama_folder: Path) -> None:
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(AssayError, match="there is no tokenizer") as error:
+        load_tokenizer(folder)
+    assert "tokenizer.json, tokenizer.model" in str(error.value)
+
+
+def test_ids_of_minus_one_are_none_and_others_are_ids(tmp_path: Path, llama_folder: Path) -> None:
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    edit_json(folder / "generation_config.json", eos_token_id=[4, -1], pad_token_id=-1)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.pad_token = None
+    found = special_ids(folder, tokenizer)
+    assert (found.stops, found.pad) == ((1, 4), None)
+    for key, value in (("eos_token_id", ["a", 1]), ("eos_token_id", 2.5), ("pad_token_id", -7)):
+        edit_json(folder / "generation_config.json", eos_token_id=4, pad_token_id=2)
+        edit_json(folder / "generation_config.json", **{key: value})
+        with pytest.raises(AssayError, match=f"no token id\\n.*{key}"):
+            special_ids(folder, tokenizer)
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ raise_exception('no') }}", "{{ 1/0 }}"])
+def test_a_template_that_cannot_write_a_turn_is_refused(tmp_path: Path, llama_folder: Path, template: str) -> None:
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(AssayError, match="the chat template cannot write a user's turn"):
+        export_gguf(open_artifact(folder), tmp_path / "gguf", quants=["f16"])
+    assert not list((tmp_path / "gguf").iterdir())
 
 
 def test_a_prefix_that_spares_leading_spaces(tmp_path: Path) -> None:

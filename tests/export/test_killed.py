@@ -31,8 +31,10 @@ for number, moment in enumerate({moments!r}):
         model = open_artifact({model!r})
         {call}
         os._exit(0)
-    while not list(Path({out!r}).glob(moment.format(number))) and os.waitpid(pid, os.WNOHANG)[0] == 0:
+    while not (seen := list(Path({out!r}).glob(moment.format(number)))) and os.waitpid(pid, os.WNOHANG)[0] == 0:
         time.sleep(0.0005)
+    if seen:
+        print(moment, flush=True)
     try:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -47,7 +49,7 @@ MERGE_MOMENTS = [
 ]
 EXPORT_MOMENTS = [
     "{}/.q4_k_m.partial-*",
-    "{}/.q4_k_m.partial-*/.scratch/floats.gguf",
+    "{}/.q4_k_m.partial-*/.scratch/vocabulary.gguf",
     "{}/.q4_k_m.partial-*/*.gguf",
     "{}/.q4_k_m.partial-*/manifest.json",
 ]
@@ -67,7 +69,10 @@ def kill_at_moments(call: str, model: Path, out: Path, moments: list[str]) -> No
         root=str(Path(__file__).parents[2]), moments=moments, out=str(out), model=str(model), call=call
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=500
+    )
+    assert set(moments[:-1]) <= set(done.stdout.splitlines())  # the last may be too short to be seen
 
 
 def test_merge(tmp_path: Path, models: tuple[Path, Path]) -> None:

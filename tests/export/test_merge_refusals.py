@@ -268,6 +268,26 @@ def test_a_changed_base_is_not_the_one_recorded(tmp_path: Path, adapter_folder: 
     refuse(draft.finished, tmp_path / "merged", "not the base the adapter was trained on")
 
 
+def test_a_changed_base_of_our_own(tmp_path: Path, adapter: Path, llama_folder: Path) -> None:
+    """Its manifest still gives the digest that the adapter was trained on."""
+    with new_artifact(tmp_path / "base", "merged", "base") as draft:
+        shutil.copytree(llama_folder, draft.path, dirs_exist_ok=True)
+    base = draft.finished
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(base.path))
+    with new_artifact(tmp_path / "own", "adapter", "own", parents=[Parent("base", str(base.path), base.digest)]) as own:
+        shutil.copytree(adapter, own.path, dirs_exist_ok=True)
+    merge_adapter(own.finished, tmp_path / "fine")
+    edit_tensors(base.path / "model.safetensors", lambda tensors: tensors["model.norm.weight"].mul_(2))
+    for trained in (own.finished, adapter):
+        assert "model.safetensors" in refuse(trained, tmp_path / "merged", "the artifact is not intact")
+
+
+def test_what_is_no_adapter(tmp_path: Path, llama_folder: Path) -> None:
+    message = refuse(llama_folder, tmp_path / "merged", "this is no adapter")
+    assert str(llama_folder) in message
+    assert "got: merged" in message
+
+
 def test_a_flipped_byte_in_an_own_adapter(tmp_path: Path, adapter_folder: Path) -> None:
     with new_artifact(tmp_path / "own", "adapter", "own") as draft:
         shutil.copytree(adapter_folder, draft.path, dirs_exist_ok=True)

@@ -146,8 +146,9 @@ def test_the_recipes_system_turn(gguf: Artifact, tmp_path: Path) -> None:
     assert "Sum up:\n{document}\nIn French." in card
 
 
-def test_the_command_sends_the_recipes_words(tmp_path: Path) -> None:
-    spec = PromptSpec(user='100 % of it\'s \\n "all":\n\n{document}\n\nNow:')
+@pytest.mark.parametrize("user", ['100 % of it\'s \\n "all":\n\n{document}\n\nNow:', "- Sum up:\n{document}"])
+def test_the_command_sends_the_recipes_words(tmp_path: Path, user: str) -> None:
+    spec = PromptSpec(user=user)
     (tmp_path / "document.txt").write_text("Mara: Hi $HOME\nOlin: `Hi`\n")
     (tmp_path / "ollama").write_text('#!/bin/sh\nprintf %s "$3"\n')
     (tmp_path / "ollama").chmod(0o755)

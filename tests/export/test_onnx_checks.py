@@ -97,6 +97,31 @@ def swapped_inputs(graph: str, first: str, second: str) -> Damage:
     return damage
 
 
+def swapped_outputs(graph: str, first: str, second: str) -> Damage:
+    """What makes the one makes the other, for all that follow."""
+
+    def damage(graphs: dict[str, OnnxGraph]) -> None:
+        other = {first: second, second: first}
+        for node in graphs[graph].nodes:
+            for names in (node.input, node.output):
+                for at, name in enumerate(names):
+                    names[at] = other.get(name, name)
+
+    return damage
+
+
+def swapped_appended(graph: str, first: str, second: str) -> Damage:
+    """Each goes on from its own cache, with what was computed for the other."""
+
+    def damage(graphs: dict[str, OnnxGraph]) -> None:
+        makers = {name: node for node in graphs[graph].nodes for name in node.output}
+        one, two = makers[first], makers[second]
+        assert (one.op_type, two.op_type) == ("Concat", "Concat")
+        one.input[1], two.input[1] = two.input[1], one.input[1]
+
+    return damage
+
+
 def without_output(graph: str, name: str) -> Damage:
     def damage(graphs: dict[str, OnnxGraph]) -> None:
         outputs = graphs[graph].proto.graph.output
@@ -178,6 +203,42 @@ DAMAGES: list[tuple[str, str, Damage, str]] = [
         "fp32",
         swapped_inputs("decoder_with_past_model", "past_key_values.0.decoder.key", "past_key_values.0.encoder.key"),
         "present.0.decoder.key goes on from past_key_values.0.encoder.key",
+    ),
+    (
+        "t5",
+        "fp32",
+        swapped_outputs("decoder_model", "present.0.decoder.key", "present.0.decoder.value"),
+        "decoder_model: present.0.decoder.key is used as a value",
+    ),
+    (
+        "t5",
+        "fp16",
+        swapped_outputs("decoder_model", "present.0.encoder.key", "present.1.encoder.key"),
+        "decoder_model: present.0.encoder.key is used in layer 1",
+    ),
+    (
+        "bart",
+        "fp32",
+        swapped_outputs("decoder_model", "present.1.decoder.value", "present.1.encoder.value"),
+        "decoder_model: present.1.decoder.value is made by model/decoder/layers.1/encoder_attn/v_proj/MatMul",
+    ),
+    (
+        "llama",
+        "fp32",
+        swapped_appended("model", "present.0.key", "present.0.value"),
+        "model: present.0.key is made by model/layers.0/self_attn/v_proj/MatMul",
+    ),
+    (
+        "llama",
+        "int4",
+        swapped_appended("model", "present.0.key", "present.1.key"),
+        "model: present.0.key is made by model/layers.1/self_attn/k_proj/MatMul",
+    ),
+    (
+        "t5",
+        "fp32",
+        swapped_appended("decoder_with_past_model", "present.0.decoder.value", "present.1.decoder.value"),
+        "present.0.decoder.value is made by decoder/block.1/layer.0/SelfAttention/v/MatMul",
     ),
     ("llama", "fp32", without_output("model", "present.1.value"), "model: no output present.1.value"),
     (

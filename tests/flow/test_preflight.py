@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from transformers import AutoConfig
+from transformers import AutoConfig, MambaConfig
 
 import flow.preflight
 import flow.run
@@ -16,7 +16,7 @@ from contract.errors import AssayError
 from contract.example import write_examples
 from contract.recipe import Recipe
 from flow.cli import doctor_command
-from flow.preflight import is_worth_it, make_twin, preflight
+from flow.preflight import is_worth_it, make_twin, preflight, say_preflight
 from flow.run import run_recipe
 from tests.evalsuite.chain import examples
 from tests.tiny import make_llama
@@ -75,6 +75,18 @@ def test_what_would_fail_after_training_stops_the_run_before_it(
     with pytest.raises(AssayError, match="twin of the model does not get through"):
         run_recipe(recipe, tmp_path / "run", threads=1)
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_model_without_a_twin_goes_on_without_preflight(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An architecture without heads is not known how to make smaller, which says nothing against it."""
+    MambaConfig(vocab_size=64).save_pretrained(tmp_path / "mamba")
+    model = recipe.model.model_copy(update={"base": str(tmp_path / "mamba")})
+    say_preflight(recipe.model_copy(update={"model": model}), load_splits(recipe), device="cpu", threads=1)
+    said = capsys.readouterr().err
+    assert "no small twin can be made" in said
+    assert "the same way" not in said
 
 
 def test_doctor_tries_a_recipe(recipe: Recipe, base: Path, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from contract.errors import AssayError
 from contract.recipe import load_recipe
+from flow.cli import run_command
 from flow.preflight import make_twin, preflight
 from flow.run import run_recipe
 from tests.flow.test_run import recipe, rows
@@ -42,6 +44,42 @@ def test_onnx_alone_all_the_way(folder: Path, llama_folder: Path) -> None:
     assert reasons["onnx-int8"]["kl_mean_gold"] == "fail"
     assert reasons["onnx-int8"]["prompt_ids_differ"] == "pass"
     assert not result.proven
+
+
+def test_a_t5_trained_in_full_all_the_way(folder: Path) -> None:
+    base = make_t5(folder / "base")
+    path = recipe(
+        folder,
+        base,
+        train={"method": "full", "max_steps": 3, "learning_rate": 1e-4},
+        merge={"dtype": "float32"},
+        export=ONNX,
+        gate={"require": ["onnx-fp32", "onnx-int8"]},
+    )
+    result = run_recipe(load_recipe(path), folder / "run", threads=1)
+    assert result.done == ["merged", "onnx/fp32, onnx/int8", "eval"]
+    assert list(result.artifacts) == ["base", "merged", "onnx-fp32", "onnx-int8"]
+    assert (folder / "run" / "onnx" / "int8" / "decoder_with_past_model.onnx").is_file()
+    assert result.verdicts is not None
+    codes = {v.label: {reason.code: reason.outcome for reason in v.reasons} for v in result.verdicts}
+    assert list(codes) == ["onnx-fp32", "onnx-int8"]
+    for reasons in codes.values():
+        assert (reasons["prompt_ids_differ"], reasons["kl_mean_gold"]) == ("pass", "pass")
+    assert run_recipe(load_recipe(path), folder / "run", threads=1).done == []
+
+
+@pytest.mark.parametrize(
+    ("export", "until", "key"), [({"onnx": None}, "onnx", "onnx: {precisions"), (ONNX, "gguf", "gguf: {quants")]
+)
+def test_a_last_stage_that_makes_nothing_is_refused(
+    export: dict[str, object], until: str, key: str, folder: Path, llama_folder: Path
+) -> None:
+    path = recipe(folder, llama_folder, export=export, gate={"require": ["merged"]})
+    with pytest.raises(AssayError, match=f"the recipe exports no {until.upper()}") as refusal:
+        run_command.main([str(path), "--out", str(folder / "run"), "--until", until], standalone_mode=False)
+    assert refusal.value.exit_code == 2
+    assert key in str(refusal.value)
+    assert not (folder / "run").exists()
 
 
 def test_preflight_sends_the_twin_through_onnx(folder: Path, llama_folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,16 @@ import numpy as np
 import pytest
 
 import runtimes.onnx_causal as onnx_causal
+import runtimes.onnx_provider
 from contract.artifact import open_artifact
+from contract.cpu import Cpu
 from contract.errors import AssayError, NoEngineError
 from contract.prompt import Message
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.hard_texts import HARD_TEXTS
 from runtimes import load_runtime
+from runtimes.answer import check_params
+from runtimes.onnx_file import precision_of
 from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_bart, make_t5
@@ -326,3 +332,146 @@ def test_half_precision_graphs_run(folders: dict[str, tuple[Path, Path]], tmp_pa
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, atol=0.05)
     assert len(half.generate([[7, 8, 9]], GenerateParams(6, ignore_stop=True))[0].ids) == 6
+
+
+def halve_the_past(model: Any, present: str) -> None:
+    """What is written for the next run holds the cells of the runs before it at half their value."""
+    from onnx import TensorProto, helper
+
+    join = next(node for node in model.graph.node if present in node.output)
+    assert join.op_type == "Concat"
+    model.graph.initializer.append(helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]))
+    join.output[0] = "whole"
+    for node in model.graph.node:
+        node.input[:] = ["whole" if name == present else name for name in node.input]
+    model.graph.node.append(helper.make_node("Mul", [join.input[0], "half"], ["halved"]))
+    model.graph.node.append(helper.make_node("Concat", ["halved", join.input[1]], [present], axis=2))
+
+
+def test_a_cache_that_only_later_tokens_read_is_scored(folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    """The prompt is read right, and so is the token behind it; whatever follows them is not."""
+    folder = damaged(folders["llama"][1], tmp_path / "copy", "model.onnx", lambda m: halve_the_past(m, "present.0.key"))
+    broken, sound = load(open_artifact(folder)), load(open_artifact(folders["llama"][1]))
+    pair = (list(range(20, 40)), list(range(50, 60)))
+    [ours], [theirs] = broken.score([pair]), sound.score([pair])
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
+    assert (np.abs(ours[1:] - theirs[1:]).max(1) > 0.01).all()
+
+
+def crossed(graph: Any, names: dict[str, str]) -> None:
+    """Exchange what the nodes of a graph, and of the branches in it, read."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                crossed(attribute.g, names)
+
+
+def test_the_cached_branch_of_a_merged_decoder_is_scored(folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    merged = export_folder(folders["t5"][0], tmp_path / "merged", seq2seq=True, merged=True)
+    one, other = (f"past_key_values.1.encoder.{part}" for part in ("key", "value"))
+    folder = damaged(
+        merged, tmp_path / "copy", "decoder_model_merged.onnx", lambda m: crossed(m.graph, {one: other, other: one})
+    )
+    pair = ([7, 8, 9, 10, 1], [11, 12, 13, 14])
+    [ours], [theirs] = load(open_artifact(folder)).score([pair]), load(open_artifact(merged)).score([pair])
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+    assert (np.abs(ours[1:] - theirs[1:]).max(1) > 0.01).all()
+
+
+def test_targets_of_unlike_length_are_scored_together_as_alone(runtimes_of: dict[str, tuple[Runtime, Runtime]]) -> None:
+    runtime = runtimes_of["t5"][1]
+    random = np.random.default_rng(0)
+    pairs = [([*random.integers(5, 300, size).tolist(), 1], random.integers(5, 300, length).tolist())
+             for size in (9, 30, 9, 4) for length in (3, 0, 17, 1, 8)]  # fmt: skip
+    for pair, together in zip(pairs, runtime.score(pairs), strict=True):
+        [alone] = runtime.score([pair])
+        assert together.shape == (len(pair[1]), runtime.vocab_size)
+        np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def edited(folder: Path, out: Path, name: str, **values: Any) -> Path:
+    shutil.copytree(folder, out)
+    read = json.loads((out / name).read_text())
+    (out / name).write_text(json.dumps({**read, **values}))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values", "says"),
+    [
+        ("bart", "generation_config.json", {"forced_bos_token_id": 99999}, "forced_bos_token_id: 99999"),
+        ("bart", "generation_config.json", {"forced_eos_token_id": -1}, "forced_eos_token_id: -1"),
+        ("t5", "generation_config.json", {"decoder_start_token_id": 99999}, "decoder_start_token_id: 99999"),
+        ("llama", "generation_config.json", {"eos_token_id": [1, 99999]}, "eos_token_id 99999"),
+        ("bart", "config.json", {"max_position_embeddings": 4096}, "longer context than the graph has positions for"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(
+    folders: dict[str, tuple[Path, Path]], tmp_path: Path, kind: str, name: str, values: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(AssayError, match=says):
+        load(open_artifact(edited(folders[kind][1], tmp_path / "copy", name, **values)))
+
+
+def test_a_graph_that_does_not_run_is_an_error_of_the_artifact(
+    folders: dict[str, tuple[Path, Path]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = {"past_key_values.0.decoder.key": "past_key_values.0.encoder.key"}
+    names |= {other: one for one, other in names.items()}
+    folder = damaged(folders["t5"][1], tmp_path / "copy", LATER, lambda m: crossed(m.graph, names))
+    runtime = load(open_artifact(folder))
+    with pytest.raises(AssayError, match="the graph does not run") as refused:
+        runtime.generate([[7, 8, 9, 10, 1]], GenerateParams(4, ignore_stop=True))
+    assert not isinstance(refused.value, NoEngineError)
+    assert LATER in str(refused.value)
+    assert "onnxruntime" not in capfd.readouterr().err
+
+
+def test_int8_of_all_bits_is_refused_where_its_products_overflow(
+    folders: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = open_artifact(folders["llama"][1])
+    full, reduced = (
+        replace(plain, manifest=replace(plain.manifest, details={"quantization": {"range": kind}}))
+        for kind in ("full", "reduced")
+    )
+    for features in (("avx2",), ("avx2", "avx512_vnni")):
+        monkeypatch.setattr(runtimes.onnx_provider, "this_cpu", lambda: Cpu("some", "x86_64", features))  # noqa: B023
+        load(reduced).close()
+        if "avx512_vnni" in features:
+            load(full).close()
+        else:
+            with pytest.raises(NoEngineError, match="export it again on this machine"):
+                load(full)
+
+
+def test_the_precision_of_a_folder_is_read_off_its_graphs(
+    folders: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    from export.to_onnx import export_onnx
+
+    made = export_onnx(
+        open_artifact(folders["t5"][0]),
+        tmp_path / "made",
+        precisions=("fp16", "int8", "int4"),
+        check="structure",
+        threads=1,
+    )
+    assert [precision_of(artifact.folder) for artifact in made] == ["fp16", "int8", "int4"]
+    assert [precision_of(onnx) for _, onnx in folders.values()] == ["fp32"] * 3
+    (tmp_path / "model.onnx").write_bytes((folders["llama"][1] / "model.onnx").read_bytes()[:-500])
+    with pytest.raises(AssayError, match="not an ONNX file"):
+        precision_of(tmp_path)
+
+
+def test_settings_that_are_no_numbers_are_refused() -> None:
+    nan = float("nan")
+    for params in (
+        GenerateParams(temperature=nan),
+        GenerateParams(temperature=float("inf")),
+        GenerateParams(repetition_penalty=nan),
+        GenerateParams(num_beams=2, length_penalty=nan),
+    ):
+        with pytest.raises(AssayError, match=r"a number|over 0"):
+            check_params(params, beams=True)

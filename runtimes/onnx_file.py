@@ -1,0 +1,194 @@
+"""What stands in a folder's ONNX files, by protobuf's wire format: operators, weights' types and shapes, no values.
+
+The fields are those of onnx.proto; the `onnx` package is not needed, and nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+from contract.errors import AssayError
+from contract.model_folder import is_encoder_decoder
+
+CAUSAL, ENCODER = "model.onnx", "encoder_model.onnx"
+FIRST, LATER, MERGED = "decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_model_merged.onnx"
+
+# TensorProto.DataType
+_HALF = {10, 16}  # float16, bfloat16
+_INT4 = {21, 22}
+_INT8 = {2, 3}
+_BLOCKS = {"MatMulNBits", "GatherBlockQuantized"}
+_TABLE = re.compile(r"(embed_positions|position_embeddings|wpe)\.weight$")
+
+
+@dataclass
+class OnnxFile:
+    """One graph and the graphs inside it (branches)."""
+
+    operators: set[str] = field(default_factory=set)
+    elements: Counter[int] = field(default_factory=Counter)  # stored values by TensorProto.DataType
+    block_bits: set[int] = field(default_factory=set)  # of weights that are packed in blocks
+    tables: dict[str, int] = field(default_factory=dict)  # learned positions: the weight's name, its rows
+
+
+def graph_files(folder: Path) -> list[Path]:
+    """The files that are run, of those that are there."""
+    if not is_encoder_decoder(folder):
+        names: tuple[str, ...] = (CAUSAL,)
+    elif (folder / MERGED).is_file() and not (folder / LATER).is_file():
+        names = (ENCODER, MERGED)
+    else:
+        names = (ENCODER, FIRST, LATER)
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def precision_of(folder: Path) -> str | None:
+    """ "int4", "int8", "fp16" or "fp32", as its graphs store and multiply weights; None where there is no graph.
+
+    Raises:
+        AssayError: a graph cannot be read.
+    """
+    files = [read_onnx(path) for path in graph_files(folder)]
+    if not files:
+        return None
+    operators = set[str]().union(*(file.operators for file in files))
+    bits = set[int]().union(*(file.block_bits for file in files))
+    elements = sum((file.elements for file in files), Counter[int]())
+    if _BLOCKS & operators or _INT4 & set(elements):
+        return f"int{min(bits, default=4)}"
+    if any("DynamicQuantize" in name or name in ("MatMulInteger", "QLinearMatMul") for name in operators):
+        return "int8"
+    half, eight = (sum(elements[kind] for kind in kinds) for kinds in (_HALF, _INT8))
+    if eight > elements.total() / 2:
+        return "int8"
+    return "fp16" if half > elements.total() / 2 else "fp32"
+
+
+def refuse_short_tables(folder: Path, context_length: int) -> None:
+    """Raise where a graph has learned positions, and fewer of them than the config promises.
+
+    Args:
+        folder: of the model.
+        context_length: by its config.
+    """
+    for path in graph_files(folder):
+        for name, rows in read_onnx(path).tables.items():
+            if rows < context_length:
+                raise AssayError(
+                    "the config promises a longer context than the graph has positions for",
+                    where=f"{path}: {name}",
+                    expected=f"at least {context_length} positions",
+                    got=str(rows),
+                    hint="copy the folder whole, or export it again: assay export onnx MODEL --out DIR",
+                )
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read one .onnx file; weights outside it are known by their shapes.
+
+    Raises:
+        AssayError: it is no ONNX file.
+    """
+    found = OnnxFile()
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for number, start, end in _fields(data, 0, len(data)):
+                if number == 7:  # ModelProto.graph
+                    _graph(data, start, end, found)
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise AssayError("not an ONNX file that can be read", where=str(path), got=str(error)) from None
+    return found
+
+
+def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, where it begins, where it ends) of every field; of an integer (number, its value, -1)."""
+    while at < end:
+        tag, at = _integer(data, at)
+        match tag & 7:
+            case 0:
+                value, at = _integer(data, at)
+                yield tag >> 3, value, -1
+            case 1:
+                at += 8
+            case 2:
+                size, at = _integer(data, at)
+                if at + size > end:
+                    raise ValueError(f"it ends at byte {end}, in the middle of a field")
+                yield tag >> 3, at, at + size
+                at += size
+            case 5:
+                at += 4
+            case kind:
+                raise ValueError(f"a field of kind {kind} at byte {at}")
+
+
+def _integer(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _graph(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
+    for number, start, stop in _fields(data, at, end):
+        if number == 1:  # GraphProto.node
+            _node(data, start, stop, found)
+        elif number == 5:  # initializer
+            _tensor(data, start, stop, found)
+
+
+def _node(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
+    operator, bits = "", 4
+    for number, start, stop in _fields(data, at, end):
+        if number == 4:  # NodeProto.op_type
+            operator = data[start:stop].decode()
+        elif number == 5:  # attribute
+            bits = _attribute(data, start, stop, found) or bits
+    found.operators.add(operator)
+    if operator in _BLOCKS:
+        found.block_bits.add(bits)
+
+
+def _attribute(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> int | None:
+    """The value of an attribute called "bits"; tensors and graphs are gone through."""
+    name, value = b"", 0
+    for number, start, stop in _fields(data, at, end):
+        match number:
+            case 1:  # AttributeProto.name
+                name = data[start:stop]
+            case 3:  # i
+                value = start
+            case 5:  # t
+                _tensor(data, start, stop, found)
+            case 6 | 11:  # g, graphs
+                _graph(data, start, stop, found)
+    return value if name == b"bits" else None
+
+
+def _tensor(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
+    shape: list[int] = []
+    kind, name = 0, ""
+    for number, start, stop in _fields(data, at, end):
+        match number:
+            case 1 if stop < 0:  # TensorProto.dims, one by one
+                shape.append(start)
+            case 1:  # or packed
+                while start < stop:
+                    size, start = _integer(data, start)
+                    shape.append(size)
+            case 2:  # data_type
+                kind = start
+            case 8:  # name
+                name = data[start:stop].decode()
+    found.elements[kind] += prod(shape)
+    if len(shape) == 2 and _TABLE.search(name):
+        found.tables[name] = shape[0]
