@@ -95,7 +95,7 @@ def skeleton_of(folder: Path) -> Skeleton:
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=False, attn_implementation="eager")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise AssayError(
             "config.json does not describe a language model", where=str(folder), got=str(error).splitlines()[0]
         ) from None

@@ -21,20 +21,21 @@ def reference() -> str:
     import assay
 
     parts = [HEAD]
-    for words, command in _commands("assay", assay.cli):
-        context = click.Context(command, info_name=words, terminal_width=100, max_content_width=100)
-        parts.append(f"## {words}\n\n```text\n{command.get_help(context)}\n```\n")
+    for context in _contexts("assay", assay.cli, None):
+        parts.append(f"## {context.command_path}\n\n```text\n{context.get_help()}\n```\n")
     return "\n".join(parts)
 
 
-def _commands(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    yield words, command
+def _contexts(name: str, command: click.Command, parent: click.Context | None) -> Iterator[click.Context]:
+    """Of the command and all below it, as the program makes them: `-h` is inherited."""
+    widths = {"terminal_width": 100, "max_content_width": 100}
+    context = click.Context(command, parent, name, **{**command.context_settings, **widths})
+    yield context
     if isinstance(command, click.Group):
-        context = click.Context(command, info_name=words)
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
+        for below in command.list_commands(context):
+            inner = command.get_command(context, below)
             assert inner is not None
-            yield from _commands(f"{words} {name}", inner)
+            yield from _contexts(below, inner, context)
 
 
 if __name__ == "__main__":
