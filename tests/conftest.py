@@ -7,6 +7,8 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
 os.environ.update(OMP_NUM_THREADS="1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,25 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
     """A plain PEFT adapter with non-zero deltas for `llama_folder`. Do not write into it."""
     return make_adapter(tmp_path_factory.mktemp("adapters") / "adapter", llama_folder)
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a file system of so many MiB, empty; where mounting is not allowed the test is skipped."""
+    folder = tmp_path / "disk"
+
+    def made(size_mib: int) -> Path:
+        folder.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(folder)]
+        mounted = subprocess.run(["mount", *options], capture_output=True)
+        if mounted.returncode:
+            folder.rmdir()
+            pytest.skip(f"a small disk needs root: {mounted.stderr.decode().strip()}")
+        return folder
+
+    yield made
+    if folder.is_dir():
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
