@@ -57,6 +57,7 @@ def _by_row(scores: dict[str, float], texts: list[str], vocab: dict[str, int]) -
 
 
 def _model_scores(path: Path, vocab: dict[str, int]) -> dict[str, float]:
+    from google.protobuf.message import DecodeError
     from sentencepiece import SentencePieceProcessor
     from sentencepiece import sentencepiece_model_pb2 as schema
 
@@ -64,7 +65,7 @@ def _model_scores(path: Path, vocab: dict[str, int]) -> dict[str, float]:
     try:
         proto.ParseFromString(path.read_bytes())
         SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (DecodeError, RuntimeError, OSError, ValueError) as error:
         raise AssayError("tokenizer.model cannot be read", where=str(path), got=str(error).splitlines()[0]) from None
     if proto.trainer_spec.model_type != schema.TrainerSpec.BPE:
         raise AssayError(
