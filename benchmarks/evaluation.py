@@ -190,8 +190,14 @@ def run(reference: Artifact, q8_0: Artifact, examples: Sequence[Example], most: 
     """Both artifacts, both ways."""
     with TemporaryDirectory() as scratch:
         work, fast = assay_reference(reference, examples, most, Path(scratch) / "logits.f32", threads)
-        report(f"{what}, torch in float32", fast, plain_torch(reference, work, threads, compare=False))
-        report(f"{what}, Q8_0 in llama.cpp", assay_candidate(q8_0, work, threads), plain_llama(q8_0, work, threads))
+        slow = plain_torch(reference, work, threads, compare=False)
+        report(f"{what}, torch in float32", fast, slow)
+        fast_q8_0, slow_q8_0 = assay_candidate(q8_0, work, threads), plain_llama(q8_0, work, threads)
+        report(f"{what}, Q8_0 in llama.cpp", fast_q8_0, slow_q8_0)
+    seconds = [one.seconds + other.seconds for one, other in ((fast, fast_q8_0), (slow, slow_q8_0))]
+    print(
+        f"both together: assay {seconds[0]:.1f} s, plain loop {seconds[1]:.1f} s: ratio {seconds[1] / seconds[0]:.2f}x"
+    )
 
 
 def random_model(folder: Path) -> Artifact:
