@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from contract.drafts import remove_abandoned, sync, sync_folder
+from contract.drafts import remove_abandoned, sync, sync_path
 from contract.errors import AssayError, listed
 
 Kind = Literal["adapter", "merged", "onnx", "gguf", "gguf-lora"]
@@ -395,7 +395,7 @@ def new_artifact(
         )
         sync(partial)
         partial.rename(path)
-        sync_folder(path.parent)
+        sync_path(path.parent)
         draft.artifact = Artifact(path, manifest, foreign=False)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

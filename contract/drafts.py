@@ -31,15 +31,14 @@ def sync(folder: Path) -> None:
     """Have every file below a folder, and the folder, on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_path(path)
     for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
-        sync_folder(path)
+        sync_path(path)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have a folder's own entries on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Have a file's content, or a folder's own entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

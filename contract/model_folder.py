@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
-
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # a tokenizer has one of these
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "gpt2", "google/mt5-small"
 _LARGEST_ID = (1 << 31) - 1  # that every engine has numbers for
 _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, listed
-from contract.model_folder import TOKENIZER_FILES, chat_format, read_json, stop_ids
+from contract.model_folder import TOKENIZER_FILES, VOCABULARIES, chat_format, read_json, stop_ids
 from contract.prompt import Message, completion_segments
 from export import clean_seq2seq
 
@@ -92,7 +92,7 @@ class Cleaner:
 
     def copy_tokenizer(self) -> Any:
         """Copy the adapter's tokenizer files, or the base's where it brings none, and load the result."""
-        from export.gguf_tokenizer import VOCABULARIES, load_tokenizer
+        from export.gguf_tokenizer import load_tokenizer
 
         own = any((self.adapter / name).is_file() for name in VOCABULARIES)
         origin = self.adapter if own else self.base

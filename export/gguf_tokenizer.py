@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_MERGES_SPACES_KEY, GGUF_SPARED_SPACE_KEY
 from contract.errors import AssayError, listed
-from contract.model_folder import stop_ids, token_ids
+from contract.model_folder import VOCABULARIES, stop_ids, token_ids
 
 if TYPE_CHECKING:
     import gguf
 
 # GGUF token types (gguf.TokenType), spelled out so that this file needs no heavy import.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # a tokenizer has one of these
 _UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
 
 

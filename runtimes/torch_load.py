@@ -15,12 +15,11 @@ import torch
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
-from contract.model_folder import is_encoder_decoder, read_json, resolve_model
+from contract.model_folder import VOCABULARIES, is_encoder_decoder, read_json, resolve_model
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
 from runtimes.peft_keys import MERGEABLE_TYPES, parse_key
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def load_adapter(artifact: Artifact, *, base_weights: str | None, merge_dtype: s
             where=str(folder / ADAPTER_WEIGHTS),
         )
     base_folder = _base_folder(artifact, config)
-    words = folder if any((folder / name).is_file() for name in _TOKENIZER_FILES) else base_folder
+    words = folder if any((folder / name).is_file() for name in VOCABULARIES) else base_folder
     model = _load_base(base_folder)
     _resize(model, folder / ADAPTER_WEIGHTS)
     trained_on = artifact.details.get("trained_on", {})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.drafts import sync_path
 from contract.errors import AssayError
 
 MARKER_FILE = "complete.json"
@@ -41,16 +41,16 @@ def seal(
     (folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            _sync(path)
+            sync_path(path)
     partial = folder / f".{MARKER_FILE}"
     partial.write_text(
         json.dumps({"step": step, "validation_loss": validation_loss, "fingerprint": fingerprint}, indent=2),
         encoding="utf-8",
     )
-    _sync(partial)
+    sync_path(partial)
     partial.rename(folder / MARKER_FILE)
-    _sync(folder)
-    _sync(folder.parent)
+    sync_path(folder)
+    sync_path(folder.parent)
 
 
 def complete_checkpoints(work: Path) -> list[Checkpoint]:
@@ -103,11 +103,3 @@ def prepare(work: Path, fingerprint: dict[str, str], *, resume: bool) -> Checkpo
     work.mkdir(parents=True, exist_ok=True)
     prune(work)
     return checkpoints[-1] if checkpoints else None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
