@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 
 from contract.drafts import remove_abandoned, sync, sync_path
 from contract.errors import AssayError, listed
+from contract.failed import refuse_failed
 
 Kind = Literal["adapter", "merged", "onnx", "gguf", "gguf-lora"]
 ONNX_LABEL = "onnx-"  # before a precision: what an ONNX artifact is called in recipes and tables
@@ -212,11 +213,13 @@ def open_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
         verify: hash every file again and compare with the manifest.
 
     Raises:
-        AssayError: there is nothing, it is unfinished or not a model, or (with verify) it is not intact.
+        AssayError: there is nothing, it is unfinished or not a model, it failed its check when it was exported, or
+            (with verify) it is not intact.
     """
     path = Path(path)
     if not path.exists():
         raise AssayError("no such artifact", where=str(path))
+    refuse_failed(path)
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST_FILE).is_file():
         manifest = _read_manifest(folder / MANIFEST_FILE)
@@ -297,6 +300,9 @@ class Draft:
     """An artifact being made: write files below `path`, fill `details` and `measurements`."""
 
     path: Path
+    place: Path  # where it goes once it is finished
+    kind: Kind
+    name: str
     details: dict[str, Any]
     measurements: dict[str, Any] = field(default_factory=dict)
     hashed: list[FileRecord] = field(default_factory=list)  # files hashed while they were written and read back
@@ -308,6 +314,10 @@ class Draft:
         folder = self.path / MEASURED_FOLDER
         folder.mkdir(exist_ok=True)
         return folder
+
+    def files(self) -> tuple[FileRecord, ...]:
+        """What has been written so far; what is not among `hashed` is hashed now."""
+        return _record(self.path, _walk(self.path), self.hashed)
 
     @property
     def finished(self) -> Artifact:
@@ -375,13 +385,13 @@ def new_artifact(
     remove_abandoned(path)
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
     partial.mkdir()
-    draft = Draft(partial, dict(details or {}))
+    draft = Draft(partial, path, kind, name, dict(details or {}))
     try:
         yield draft
         manifest = Manifest(
             kind,
             name,
-            _record(partial, _walk(partial), draft.hashed),
+            draft.files(),
             tuple(parents),
             recipe_sha256,
             dict(data_sha256 or {}),

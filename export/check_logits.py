@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.artifact import open_artifact
-from contract.errors import listed
+from contract.errors import AssayError, NoEngineError
+from contract.failed import Failure
 from contract.model_folder import context_of
 from contract.prompt import PromptSpec
-from export.check_failed import CheckFailed
+from export.check_failed import BehaviourFailed
 from export.quantize import LADDER
 from export.spool import Spool
 from export.torch_reference import Pair, SourceWords, source_logits, source_words
@@ -55,33 +56,62 @@ def check_logits(
         quantization -> {"positions", "max_abs", "mean_kl_nats", "top1_agreement"}.
 
     Raises:
-        CheckFailed: prompt ids differ, or a limit is exceeded. All are named.
+        BehaviourFailed: llama.cpp does not load a file, prompt or stop ids differ, or a limit is exceeded. All are
+            named.
     """
-    from runtimes import load_runtime
 
     spec = PromptSpec.from_dict(source.details["prompt"]) if "prompt" in source.details else PromptSpec()
     words = source_words(source)
     both = words.form is not None
     context = context_of(source.folder)
     pairs = _pairs(words, spec, both, context)
-    found, problems = {}, []
+    found: dict[str, dict[str, Any]] = {}
+    failures: dict[str, list[Failure]] = {}
     with source_logits(source, pairs, next(iter(paths.values())).parent, threads, words.form) as expected:
         for quant, path in paths.items():
-            runtime = load_runtime(open_artifact(path), threads=threads, kv_dtype="f32")
-            try:
-                if (ids := _pairs(runtime, spec, both, context)) != pairs:
-                    wrong = sum(a != b for a, b in zip(ids, pairs, strict=True))
-                    problems.append(f"{quant}: {wrong} of {len(pairs)} prompts have other ids in llama.cpp")
-                if not (ends := words.stop_ids) <= runtime.stop_ids:
-                    problems.append(f"{quant}: torch stops at {sorted(ends)}, llama.cpp at {sorted(runtime.stop_ids)}")
-                fitting = pairs if both else [(head, rest[: runtime.context_length - 1]) for head, rest in pairs]
-                found[quant] = _compare(expected, runtime.score(fitting))
-            finally:
-                runtime.close()
-            problems += _over_limit(quant, found[quant], half_precision_activation)
-    if problems:
-        raise CheckFailed("the GGUF does not compute what its source does", where=source.where, got=listed(problems))
+            failed: list[Failure] = []
+            runtime = _loaded(path, threads, failed)
+            if runtime is not None:
+                try:
+                    failed += _other_ids(_pairs(runtime, spec, both, context), pairs)
+                    failed += _other_ends(runtime, words)
+                    fitting = pairs if both else [(head, rest[: runtime.context_length - 1]) for head, rest in pairs]
+                    found[quant] = _compare(expected, runtime.score(fitting))
+                finally:
+                    runtime.close()
+                failed += _over_limit(quant, found[quant], half_precision_activation)
+            if failed:
+                failures[quant] = failed
+    if failures:
+        raise BehaviourFailed(
+            "the GGUF does not compute what its source does", where=source.where, failures=failures, measured=found
+        )
     return found
+
+
+def _loaded(path: Path, threads: int, failed: list[Failure]) -> Runtime | None:
+    """The runtime; None where llama.cpp does not load the file, which is a failure of the file."""
+    from runtimes import load_runtime
+
+    try:
+        return load_runtime(open_artifact(path), threads=threads, kv_dtype="f32")
+    except NoEngineError:
+        raise
+    except AssayError as error:
+        failed.append(Failure("not_loadable", ": ".join(filter(None, [error.what, error.got]))))
+        return None
+
+
+def _other_ids(found: list[Pair], pairs: list[Pair]) -> list[Failure]:
+    wrong = sum(a != b for a, b in zip(found, pairs, strict=True))
+    text = f"{wrong} of {len(pairs)} prompts have other ids in llama.cpp"
+    return [Failure("prompt_ids_differ", text, wrong, 0)] if wrong else []
+
+
+def _other_ends(runtime: Runtime, words: SourceWords) -> list[Failure]:
+    lost = words.stop_ids - runtime.stop_ids
+    text = f"torch stops at {sorted(words.stop_ids)}, llama.cpp at {sorted(runtime.stop_ids)}"
+    return [Failure("stop_ids_differ", text, len(lost), 0)] if lost else []
 
 
 def _pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool, context: int) -> list[Pair]:
@@ -146,14 +176,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[str]:
-    """What exceeds the limits of `check_logits`, in words."""
+def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[Failure]:
+    """What exceeds the limits of `check_logits`."""
     if quant == "f32" and not half_precision_activation:
         name, limit, unit = "max_abs", F32_MAX_ABS, ""
     else:
         name, limit, unit = "mean_kl_nats", MEAN_KL_NATS.get(quant, _broken(quant)), " nats"
-    # written so that NaN is over the limit
-    return [] if found[name] <= limit else [f"{quant}: {name} {found[name]:.3g}{unit}, at most {limit:g}"]
+    if found[name] <= limit:  # NaN is over the limit
+        return []
+    return [Failure(name, f"{name} {found[name]:.3g}{unit}, at most {limit:g}", found[name], limit)]
 
 
 def _broken(quant: str) -> float:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.artifact import open_artifact
-from contract.errors import AssayError, listed
+from contract.errors import AssayError
+from contract.failed import Failure
 from contract.prompt import PromptSpec
-from export.check_failed import CheckFailed
+from export.check_failed import BehaviourFailed, CheckFailed
 from export.check_logits import log_softmax
 from export.onnx_fp16 import LARGEST
 from export.onnx_reference import Reference, Row, reference_of
@@ -48,37 +49,54 @@ def check_logits(folder: Path, paths: Mapping[str, Path], spec: PromptSpec, thre
         "same_greedy", "same_beams": shares of texts, or None where beams are not compared}.
 
     Raises:
-        CheckFailed: ids or texts differ, or a limit is exceeded. All are named.
+        BehaviourFailed: onnxruntime does not load or run a graph, ids or texts differ, or a limit is exceeded. All are
+            named.
     """
     expected = reference_of(folder, spec, threads)
     noise = _compare(expected.logits, expected.noise)
     found: dict[str, dict[str, Any]] = {}
-    problems = []
+    failures: dict[str, list[Failure]] = {}
     for precision, path in paths.items():
         found[precision] = {"noise": noise}
-        runner = OnnxRunner(path, threads)
-        for way, logits in (("full", runner.full(expected.rows)), ("cached", runner.cached(expected.rows))):
-            found[precision][way] = figures = _compare(expected.logits, logits)
-            problems += [f"{precision}, {_WAYS[way]}: {problem}" for problem in _over_limit(precision, figures, noise)]
-        del runner
-        if precision == "fp16":
-            problems += _overflow(*expected.largest)
-        near = _limit(FP32_MAX_ABS, noise["max_abs"])
-        told, texts = _texts(path, expected, threads, near_tie=near if precision == "fp32" else None)
-        found[precision] |= texts
-        problems += [f"{precision}: {problem}" for problem in told]
-    if problems:
-        raise CheckFailed(
-            "the ONNX folder does not compute what its source does", where=str(folder), got=listed(problems)
+        try:
+            failed = _check(precision, path, expected, threads, found[precision])
+        except CheckFailed as error:  # it is not even loaded, or stops while it runs
+            failed = [Failure("not_loadable", ": ".join(filter(None, [error.what, error.got])))]
+        if failed:
+            failures[precision] = failed
+    if failures:
+        raise BehaviourFailed(
+            "the ONNX folder does not compute what its source does",
+            where=str(folder),
+            failures=failures,
+            measured=found,
         )
     return found
 
 
-def _overflow(largest: float, module: str) -> list[str]:
+def _check(precision: str, path: Path, expected: Reference, threads: int, found: dict[str, Any]) -> list[Failure]:
+    """What is wrong with one folder; its figures go into `found`, where the noise is already."""
+    failed = []
+    noise = found["noise"]
+    runner = OnnxRunner(path, threads)
+    for way, logits in (("full", runner.full(expected.rows)), ("cached", runner.cached(expected.rows))):
+        found[way] = figures = _compare(expected.logits, logits)
+        failed += _over_limit(precision, _WAYS[way], figures, noise)
+    del runner
+    if precision == "fp16":
+        failed += _overflow(*expected.largest)
+    near = _limit(FP32_MAX_ABS, noise["max_abs"])
+    told, texts = _texts(path, expected, threads, near_tie=near if precision == "fp32" else None)
+    found |= texts
+    return failed + told
+
+
+def _overflow(largest: float, module: str) -> list[Failure]:
     """A CPU computes a float16 graph in float32, so what would overflow elsewhere is measured in torch."""
     if largest <= LARGEST:
         return []
-    return [f"fp16: activations at {module} reach {largest:.3g}, and float16 ends at {LARGEST:g}: take fp32 or int8"]
+    text = f"activations at {module} reach {largest:.3g}, and float16 ends at {LARGEST:g}: take fp32 or int8"
+    return [Failure("activations_too_large", text, largest, LARGEST)]
 
 
 def _compare(expected: list[np.ndarray], found: list[np.ndarray]) -> dict[str, Any]:
@@ -103,45 +121,48 @@ def _limit(at_least: float, noise: float) -> float:
     return max(at_least, NOISE_MULTIPLE * noise)
 
 
-def _over_limit(precision: str, figures: dict[str, Any], noise: dict[str, Any]) -> list[str]:
+def _over_limit(precision: str, way: str, figures: dict[str, Any], noise: dict[str, Any]) -> list[Failure]:
     """Written so that NaN is over a limit."""
     limit = MEAN_KL_NATS[precision]
     limit = _limit(limit, noise["mean_kl_nats"]) if precision == "fp32" else limit
-    problems = []
-    if not figures["mean_kl_nats"] <= limit:
-        problems.append(f"mean KL {figures['mean_kl_nats']:.3g} nats, at most {limit:g}")
+    failed = []
+    if not (kl := figures["mean_kl_nats"]) <= limit:
+        failed.append(Failure("mean_kl_nats", f"{way}: mean KL {kl:.3g} nats, at most {limit:g}", kl, limit))
     largest = _limit(FP32_MAX_ABS, noise["max_abs"])
-    if precision == "fp32" and not figures["max_abs"] <= largest:
-        problems.append(f"logits differ by {figures['max_abs']:.3g}, at most {largest:g}")
-    return problems
+    if precision == "fp32" and not (apart := figures["max_abs"]) <= largest:
+        failed.append(Failure("max_abs", f"{way}: logits differ by {apart:.3g}, at most {largest:g}", apart, largest))
+    return failed
 
 
 def _texts(
     path: Path, expected: Reference, threads: int, *, near_tie: float | None
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[Failure], dict[str, Any]]:
     """Ids and texts of the runtime that will serve the folder; None: other texts than torch's are no problem."""
     from runtimes import load_runtime
 
-    problems = []
+    failed = []
     told: dict[str, Any] = {"same_greedy": None, "same_beams": None}
     runtime = load_runtime(open_artifact(path), threads=threads, provider="cpu")
     try:
         other = [row for row in expected.rows if row.messages and runtime.encode(row.messages) != list(row.prompt)]
         if other:
-            problems.append(f"{len(other)} of {len(expected.rows)} prompts have other ids in onnxruntime")
-        if not expected.stop_ids <= runtime.stop_ids:
-            problems.append(f"torch stops at {sorted(expected.stop_ids)}, onnxruntime at {sorted(runtime.stop_ids)}")
+            text = f"{len(other)} of {len(expected.rows)} prompts have other ids in onnxruntime"
+            failed.append(Failure("prompt_ids_differ", text, len(other), 0))
+        if lost := expected.stop_ids - runtime.stop_ids:
+            text = f"torch stops at {sorted(expected.stop_ids)}, onnxruntime at {sorted(runtime.stop_ids)}"
+            failed.append(Failure("stop_ids_differ", text, len(lost), 0))
         for name, texts in expected.texts.items():
             made = [tuple(c.ids) for c in runtime.generate([row.prompt for row in expected.rows], texts.params)]
             told[f"same_{name}"] = sum(a == b for a, b in zip(made, texts.ids, strict=True)) / len(made)
             for row, ours, theirs in zip(expected.rows, made, texts.ids, strict=True):
                 if near_tie is not None and ours != theirs and not _is_near(runtime, row, ours, theirs, near_tie):
-                    problems.append(f"{name} text {list(ours[:12])} …, torch writes {list(theirs[:12])} …")
+                    text = f"{name} text {list(ours[:12])} …, torch writes {list(theirs[:12])} …"
+                    failed.append(Failure(f"{name}_text_differs", text))
     except AssayError as error:  # NaN logits, above all
-        problems.append(f"it does not run: {error.what}")
+        failed.append(Failure("not_loadable", f"it does not run: {error.what}"))
     finally:
         runtime.close()
-    return problems, told
+    return failed, told
 
 
 def _is_near(runtime: Runtime, row: Row, ours: tuple[int, ...], theirs: tuple[int, ...], near: float) -> bool:

@@ -117,7 +117,8 @@ def _int8(graph: OnnxGraph, name: str, stem: str, values: np.ndarray, cpu: Cpu) 
         return f"{name} has zero points other than 0", np.inf
     read = stored.astype(np.float32) * scale
     most = int(np.abs(stored.astype(np.int16)).max(initial=0))
-    if most > _INT7 and not cpu.int8_is_exact:
+    multiplied = any(name in node.input for node in graph.nodes if node.op_type != "Gather")
+    if most > _INT7 and multiplied and not cpu.int8_is_exact:  # rows that are looked up are added to nothing
         return (
             f"{name} uses all 8 bits, and int8 products saturate on this processor ({cpu.model}, no VNNI)",
             _error(read, values),

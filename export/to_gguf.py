@@ -58,8 +58,10 @@ def export_gguf(
     Raises:
         AssayError: an artifact is there already, the model cannot be expressed, or the examples are not its training
             split.
-        CheckFailed: what was written does not behave like its source. Nothing is left behind.
+        CheckFailed: what was written is not what was to be written, and nothing is left behind; or it does not behave
+            like its source, and is set aside beside its place (docs/artifacts.md).
     """
+    from export.check_failed import setting_aside
     from export.check_gguf import check_structure
     from export.gguf_file import plan_gguf
     from export.gguf_tokenizer import refuse_broken_template
@@ -141,7 +143,8 @@ def export_gguf(
             from export.check_logits import check_logits
 
             half = plan.model.half_precision_activation
-            measured = check_logits(source, paths, threads, half_precision_activation=half)
+            with setting_aside(drafts):
+                measured = check_logits(source, paths, threads, half_precision_activation=half)
             for quant, draft in drafts.items():
                 draft.measurements["logits"] = measured[quant]
         shutil.rmtree(scratch)

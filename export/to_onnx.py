@@ -48,8 +48,10 @@ def export_onnx(
 
     Raises:
         AssayError: an artifact is there already, or the model cannot be expressed.
-        CheckFailed: what was written does not behave like its source. Nothing is left behind.
+        CheckFailed: what was written is not what was to be written, and nothing is left behind; or it does not behave
+            like its source, and is set aside beside its place (docs/artifacts.md).
     """
+    from export.check_failed import setting_aside
     from export.check_onnx import check_structure
     from export.gguf_tokenizer import load_tokenizer
     from export.onnx_folder import check_folder
@@ -105,7 +107,8 @@ def export_onnx(
             from export.check_onnx_logits import check_logits
 
             paths: dict[str, Path] = {precision: draft.path for precision, draft in drafts.items()}
-            measured = check_logits(folder, paths, prompt_of(model), threads)
+            with setting_aside(drafts):
+                measured = check_logits(folder, paths, prompt_of(model), threads)
             for precision, draft in drafts.items():
                 draft.measurements["logits"] = measured[precision]
         shutil.rmtree(scratch)

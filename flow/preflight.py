@@ -77,12 +77,13 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
         except NoTwinError:
             raise
         except AssayError as error:
+            hint = error.hint if str(folder) not in str(error.hint) else None  # what it names is gone by then
             raise AssayError(
                 f"a small twin of the model does not get through: {error.what}",
                 where=error.where and error.where.replace(str(folder), "…"),
                 expected=error.expected,
                 got=error.got,
-                hint=error.hint or "the model itself would fail the same way, after training",
+                hint=hint or "the model itself would fail the same way, after training",
             ) from error
     return time.monotonic() - started
 

@@ -117,7 +117,11 @@ class Bench:
             AssayError: it is not, or as `export_gguf`.
         """
         self.drop()
-        made = self._export(quant, out, check)
+        try:
+            made = self._export(quant, out, check)
+        except CheckFailed:
+            self._cache.forget("type")  # what was measured is of files that are not the model
+            raise
         if made.digest != self.figures[quant].digest:
             raise AssayError(
                 f"{quant} came out otherwise than when it was measured",

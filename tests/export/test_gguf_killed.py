@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,40 +10,11 @@ import pytest
 
 from contract.artifact import open_artifact
 from export.to_gguf import export_gguf
+from tests.export.killing import kill_at_random_moments
 from tests.tiny import make_llama
 
-ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 50
 QUANT = "q4_k_m"
-# Warms up, times undisturbed exports, then forks one process per moment and kills it there.
-CHILD = """
-import os, random, signal, sys, time
-sys.path.insert(0, {root!r})
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from contract.artifact import open_artifact
-from export.to_gguf import export_gguf
-out, model = Path({out!r}), open_artifact({model!r})
-def export(name):
-    begun = time.perf_counter()
-    export_gguf(model, out / name, quants=[{quant!r}], threads=1)
-    return time.perf_counter() - begun
-export("warm")
-duration = min(export("timed"), export("again"))
-draw = random.Random(0)
-for number in range({moments}):
-    pid = os.fork()
-    if pid == 0:
-        export(str(number))
-        os._exit(0)
-    time.sleep(draw.uniform(0, 1.1 * duration))
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    os.waitpid(pid, 0)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +33,13 @@ def input_stays(model: Path) -> Iterator[None]:
 
 def test_killed_at_random_moments(tmp_path: Path, model: Path) -> None:
     out = tmp_path / "out"
-    script = CHILD.format(root=str(ROOT), out=str(out), model=str(model), quant=QUANT, moments=MOMENTS)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=500)
+    kill_at_random_moments(
+        model,
+        out,
+        MOMENTS,
+        setup="from export.to_gguf import export_gguf",
+        work=f"export_gguf(model, out, quants=[{QUANT!r}], threads=1)",
+    )
     expected = open_artifact(out / "warm" / QUANT, verify=True).digest
     killed, caught = [], []
     for number in range(MOMENTS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from contract.artifact import open_artifact
 from export.merge import merge_adapter
 from export.to_gguf import export_gguf
+from tests.export.killing import ROOT, environment
 from tests.tiny import make_adapter, make_llama
 
 # A child imports what is slow, then forks one process per moment and kills it as soon as a file of that name is there.
@@ -65,12 +65,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def kill_at_moments(call: str, model: Path, out: Path, moments: list[str]) -> None:
     out.mkdir()
-    script = CHILD.format(
-        root=str(Path(__file__).parents[2]), moments=moments, out=str(out), model=str(model), call=call
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    script = CHILD.format(root=str(ROOT), moments=moments, out=str(out), model=str(model), call=call)
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=500
+        [sys.executable, "-c", script], env=environment(), check=True, stdout=subprocess.PIPE, text=True, timeout=500
     )
     assert set(moments[:-1]) <= set(done.stdout.splitlines())  # the last may be too short to be seen
 

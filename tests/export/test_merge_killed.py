@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,37 +12,10 @@ import pytest
 from contract.artifact import open_artifact
 from contract.errors import AssayError
 from export.merge import merge_adapter
+from tests.export.killing import ROOT, environment, kill_at_random_moments
 from tests.tiny import make_adapter, make_llama
 
-ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 50
-# Warms up, times one undisturbed merge, then forks one process per moment and kills it there.
-CHILD = """
-import os, random, signal, sys, time
-sys.path.insert(0, {root!r})
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from contract.artifact import open_artifact
-from export.merge import merge_adapter
-out, model = Path({out!r}), open_artifact({adapter!r})
-merge_adapter(model, out / "warm")
-begun = time.perf_counter()
-merge_adapter(model, out / "timed")
-duration = time.perf_counter() - begun
-draw = random.Random(0)
-for number in range({moments}):
-    pid = os.fork()
-    if pid == 0:
-        merge_adapter(model, out / str(number))
-        os._exit(0)
-    time.sleep(draw.uniform(0, 1.1 * duration))
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    os.waitpid(pid, 0)
-"""
 LIMITED = """
 import resource, sys
 sys.path.insert(0, {root!r})
@@ -72,14 +44,15 @@ def inputs_stay(adapter: Path) -> Iterator[None]:
     assert [open_artifact(folder).digest for folder in folders] == before
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-
-
 def test_killed_at_random_moments(tmp_path: Path, adapter: Path) -> None:
     out = tmp_path / "out"
-    script = CHILD.format(root=str(ROOT), out=str(out), adapter=str(adapter), moments=MOMENTS)
-    subprocess.run([sys.executable, "-c", script], env=environment(), check=True, capture_output=True, timeout=500)
+    kill_at_random_moments(
+        adapter,
+        out,
+        MOMENTS,
+        setup="from export.merge import merge_adapter",
+        work="merge_adapter(model, out)",
+    )
     expected = open_artifact(out / "warm", verify=True).digest
     whole = [number for number in range(MOMENTS) if (out / str(number)).exists()]
     for number in whole:
