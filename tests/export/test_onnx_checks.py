@@ -363,7 +363,7 @@ def test_what_only_running_shows_is_seen(
     check_structure(artifact.folder, models["t5"], SourceTensors(FolderWeights.open(models["t5"])))
     with pytest.raises(CheckFailed, match="does not compute what its source does") as no:
         check_logits(models["t5"], {"fp32": artifact.folder}, PromptSpec(), threads=1)
-    assert "fp32, with cache: logits differ" in str(no.value)
+    assert "fp32: with cache: logits differ" in str(no.value)
     assert "without cache: logits" not in str(no.value)
 
 
