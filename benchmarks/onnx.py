@@ -3,6 +3,7 @@
     python -m benchmarks.onnx [--models tiny-llama,tiny-t5] [--precisions fp32,int8] [--genai PYTHON] [--rounds 3]
                               [--prompt 100] [--tokens 100] [--threads 1] [--work FOLDER]
 
+In float32 Optimum runs its own export of the same weights too ("optimum-own"), as it comes from `optimum-cli`.
 Models: tiny-llama, tiny-t5 and tiny-bart are the embedded bases; llama-0.2b and t5-0.2b have random weights; a folder
 holds any other model. An engine is a process of its own that loads the ONNX folder, then writes the same number of
 tokens greedily behind the same prompts, one alone and eight together; the engines take turns and medians are compared.
@@ -198,19 +199,41 @@ def exported(name: str, precisions: Sequence[str], scratch: Path) -> dict[str, P
     return {precision: out / precision for precision in precisions}
 
 
-def race(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[str, list[dict[str, Any]]]:
+def own_export(name: str, scratch: Path) -> Path:
+    """A model as Optimum alone exports it; taken if it is there already."""
+    from optimum.exporters.onnx import main_export
+
+    model, out = model_folder(name, scratch), scratch / f"{Path(name).name}-optimum"
+    if not out.is_dir():
+        seq2seq = json.loads((model / "config.json").read_text()).get("is_encoder_decoder")
+        task = "text2text-generation-with-past" if seq2seq else "text-generation-with-past"
+        main_export(
+            str(model),
+            output=str(out),
+            task=task,
+            dtype="fp32",
+            device="cpu",
+            do_validation=False,
+            no_post_process=True,
+            local_files_only=True,
+        )
+    return out
+
+
+def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: Path) -> dict[str, list[dict[str, Any]]]:
     """Every engine's measurements, one per round; the engines take turns."""
     config = json.loads((folder / "config.json").read_text())
     random = np.random.default_rng(0)
     prompts = random.integers(10, config["vocab_size"] - 10, (max(BATCHES), options.prompt)).tolist()
     fed = [json.dumps(prompts), str(options.tokens)]
-    commands = {
-        engine: [sys.executable, "-m", "benchmarks.onnx", "--worker", engine, str(folder), *fed, str(options.threads)]
-        for engine in ("ours", "optimum")
-    }
+    threads = str(options.threads)
+    worker = [sys.executable, "-m", "benchmarks.onnx", "--worker"]
+    commands = {engine: [*worker, engine, str(folder), *fed, threads] for engine in ("ours", "optimum")}
+    if own is not None:
+        commands["optimum-own"] = [*worker, "optimum", str(own), *fed, threads]
     if options.genai and not config.get("is_encoder_decoder"):
         linked = genai_folder(folder, scratch / "genai" / folder.parent.name / folder.name, options.threads)
-        commands["genai"] = [options.genai, __file__, "--worker", "genai", str(linked), *fed, str(options.threads)]
+        commands["genai"] = [options.genai, __file__, "--worker", "genai", str(linked), *fed, threads]
     found: dict[str, list[dict[str, Any]]] = {engine: [] for engine in commands}
     for _ in range(options.rounds):
         for engine, command in commands.items():
@@ -233,7 +256,7 @@ def show(label: str, found: dict[str, list[dict[str, Any]]]) -> None:
             ratio = f"{of('ours', batch, 'per_s') / of(engine, batch, 'per_s'):5.2f}"
             cpu = f"{of(engine, batch, 'cpu_ms') / of('ours', batch, 'cpu_ms'):5.2f}"
             print(
-                f"{label:<18} batch {batch}  {engine:<8} {of(engine, batch, 'per_s'):8.1f} tokens/s  first token "
+                f"{label:<18} batch {batch}  {engine:<11} {of(engine, batch, 'per_s'):8.1f} tokens/s  first token "
                 f"{of(engine, batch, 'first_ms'):8.1f} ms  CPU {of(engine, batch, 'cpu_ms'):8.3f} ms/token  load "
                 f"{load:5.2f} s  peak {peak:6.0f} MiB  ours/it {ratio} (by CPU time {cpu})",
                 flush=True,
@@ -261,7 +284,8 @@ def main() -> None:
         links = Path(stack.enter_context(TemporaryDirectory()))
         for name in options.models.split(","):
             for precision, folder in exported(name, options.precisions.split(","), scratch).items():
-                show(f"{name} {precision}", race(folder, options, links))
+                own = own_export(name, scratch) if precision == "fp32" else None
+                show(f"{name} {precision}", race(folder, own, options, links))
 
 
 if __name__ == "__main__":

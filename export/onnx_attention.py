@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-_COPIES = {"Unsqueeze", "Expand", "Reshape"}  # a key for every query head of its group
 _HEADS_FIRST, _TURNED = [0, 2, 1, 3], [0, 1, 3, 2]
 # later than in a trace, and no different but for the types they take
 _SAME = {
@@ -29,8 +28,7 @@ _SAME = {
 
 @dataclass(frozen=True)
 class _Core:
-    """The tensors of one attention. Where `heads` is set they are [rows, positions, heads × size], else
-    [rows, heads, positions, size]."""
+    """The tensors of one attention: [rows, heads, positions, size], or with `heads` [rows, positions, heads × size]."""
 
     name: str
     query: str
@@ -95,7 +93,7 @@ class _Fuser:
         """The attention around a softmax, or None where it is another than causal models with a cache have."""
         added = self._maker(softmax.input[0], "Add")
         mixed = self._mixed_by(softmax.output[0])
-        if added is None or mixed is None:
+        if added is None or mixed is None or _attribute(softmax, "axis") not in (None, -1, 3):
             return None
         for product, bias in (added.input, reversed(added.input)):
             scores, mask = self._maker(product, "MatMul"), self._mask(bias)
@@ -149,10 +147,12 @@ class _Fuser:
 
     def _cached(self, name: str, part: str) -> tuple[str, str, str] | None:
         """(new positions, past, present) of a tensor that joins the cache and them, copied for every query head."""
-        while (node := self._makers.get(name)) is not None and node.op_type in _COPIES:
-            if node.op_type == "Unsqueeze" and self._integers(node.input[1]) != [2]:
+        if (reshaped := self._maker(name, "Reshape")) is not None:
+            spread = self._maker(reshaped.input[0], "Expand")
+            grouped = self._maker(spread.input[0], "Unsqueeze") if spread is not None else None
+            if grouped is None or self._integers(grouped.input[1]) != [2]:
                 return None
-            name = node.input[0]
+            name = grouped.input[0]
         joined = self._maker(name, "Concat")
         if joined is None or len(joined.input) != 2 or _attribute(joined, "axis") not in (2, -2):
             return None
