@@ -42,6 +42,10 @@ class NoEngineError(AssayError):
     """Nothing here runs or reads this kind of artifact. It says nothing against the artifact itself."""
 
 
+class ModelError(AssayError):
+    """The model that was loaded fails at what it was rightly asked."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to `word` as a question, or None where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

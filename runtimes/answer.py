@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from contract.errors import AssayError
+from contract.errors import AssayError, ModelError
 from contract.runtime import Completion, GenerateParams
 from runtimes.logits_rules import LogitsRules, TargetFormat, nucleus
 
@@ -98,7 +98,7 @@ class Answer:
     def _choose(self, logits: np.ndarray) -> int:
         likeliest = int(logits.argmax())
         if not math.isfinite(logits[likeliest]):
-            raise AssayError(
+            raise ModelError(
                 "the model's logits are not finite, so nothing can be generated",
                 hint="its weights are damaged or overflowed: export it again, in another dtype",
             )

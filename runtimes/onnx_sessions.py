@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from contract.errors import AssayError, NoEngineError, listed
+from contract.errors import AssayError, ModelError, NoEngineError, listed
 from runtimes.onnx_provider import PROVIDERS, Provider
 from runtimes.onnx_values import CUDA, HOST, Value, run_session
 
@@ -51,7 +51,7 @@ class Graph:
             partly: leave out the nodes that none of these needs.
 
         Raises:
-            AssayError: onnxruntime could not; what goes in was checked before, so the graph is at fault.
+            ModelError: onnxruntime could not; what goes in was checked before, so the graph is at fault.
             NoEngineError: the machine's memory or its device is.
         """
         places = {name: self.device if name.startswith(_PRESENT) else HOST for name in wanted}
@@ -170,7 +170,7 @@ def _failed(what: str, path: Path, error: Exception) -> AssayError:
     reason = text.splitlines()[0][:500] if text else type(error).__name__
     if isinstance(error, MemoryError) or _MACHINE.search(text):
         return NoEngineError(f"{what} on this machine", where=str(path), got=reason)
-    return AssayError(what, where=str(path), got=reason)
+    return ModelError(what, where=str(path), got=reason)
 
 
 def refuse_unpaired(reads: list[CacheEntry], writes: list[CacheEntry], where: Path) -> None:

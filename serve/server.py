@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from contract.errors import AssayError, did_you_mean
+from contract.errors import AssayError, ModelError, NoEngineError, did_you_mean
 from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams
 from serve.api import (
@@ -233,6 +233,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(AssayError)
     async def refused(_: Request, error: AssayError) -> JSONResponse:
         return JSONResponse(error_body(str(error), "invalid_prompt"), 400)
+
+    @app.exception_handler(ModelError)
+    @app.exception_handler(NoEngineError)
+    async def failed(_: Request, error: AssayError) -> JSONResponse:
+        return JSONResponse(error_body(error.what, "model_failed", kind="server_error"), 500)
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> JSONResponse:

@@ -30,6 +30,7 @@ class FakeRuntime:
         self.go.set()
         self.begun = threading.Event()
         self.fail_after: int | None = None
+        self.failure: Exception = RuntimeError("the engine broke down at a secret address")
         self.closed = False
         self._busy = threading.Lock()
 
@@ -67,7 +68,7 @@ class FakeRuntime:
                 self.begun.set()
                 assert self.go.wait(timeout=30)
                 if self.fail_after == index:
-                    raise RuntimeError("the engine broke down at a secret address")
+                    raise self.failure
                 self.made += 1
                 yield character
             yield Completion(tuple(map(ord, text)), text, "length" if len(text) < cut else "eos", len(prompt), 1.5, 2.5)

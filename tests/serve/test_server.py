@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from contract.errors import AssayError, ModelError, NoEngineError
 from contract.prompt import PromptSpec
 from contract.runtime import GenerateParams
 from serve.server import Served, create_app, open_socket
@@ -269,6 +270,14 @@ def test_a_broken_engine_is_a_500_without_details_and_the_server_lives_on(house:
     assert "secret" not in streamed
     house.runtime.fail_after = None
     assert house.client.post("/summarize", json={"document": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", [ModelError, NoEngineError])
+def test_a_model_that_fails_is_not_the_clients_fault(house: House, kind: type[AssayError]) -> None:
+    house.runtime.fail_after, house.runtime.failure = 0, kind("the graph does not run", where="/secret/model.onnx")
+    answer = house.client.post("/summarize", json={"document": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_failed")
+    assert answer.json()["error"]["message"] == "the graph does not run"
 
 
 def test_requests_wait_their_turn_and_too_many_are_told_to_come_back() -> None:
