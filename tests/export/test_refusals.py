@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from contract.artifact import open_artifact
@@ -257,6 +258,25 @@ def test_a_plan_for_what_is_no_gguf(tmp_path: Path) -> None:
     path = tmp_path / "outline.gguf"
     path.write_bytes(b"no GGUF")
     refuse("llama.cpp could not plan q4_k_m", lambda: planned_types(path, "q4_k_m", with_matrix=False))
+
+
+def test_a_plan_that_does_not_speak_of_every_tensor(tmp_path: Path) -> None:
+    """Another llama.cpp may write its lines otherwise than the pattern has them; a name with a space does so here."""
+    from gguf import GGUFWriter
+
+    path = tmp_path / "outline.gguf"
+    writer = GGUFWriter(path, "llama")
+    for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
+        getattr(writer, f"add_{key}")(256 if "length" in key else 1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for name in ("token_embd.weight", "blk.0.attn norm.weight"):
+        writer.add_tensor(name, np.zeros((256, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    message = refuse("does not say what it would do", lambda: planned_types(path, "q4_k_m", with_matrix=False))
+    assert "1 of 2 tensors" in message
 
 
 def test_documents_that_do_not_fit_the_context(adapter_folder: Path) -> None:
