@@ -30,7 +30,7 @@ from flow.quant_limits import Figures, Limits
 from tests.evalsuite.chain import examples
 from tests.export.families import FAMILIES
 from tests.export.makers import convert_sentencepiece, edit_json
-from tests.tiny import make_bpe_tokenizer, make_llama
+from tests.tiny import make_adapter, make_bpe_tokenizer, make_llama
 from tests.tiny_seq2seq import make_t5_tokenizer
 
 ROWS = 1024  # more than any of these tokenizers has tokens
@@ -335,3 +335,18 @@ def test_numbers_no_model_can_have(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="does not describe a language model") as refusal:
         skeleton_of(folder)
     assert refusal.value.exit_code == 2
+
+
+def test_an_architecture_whose_head_is_its_own_affair(tmp_path: Path) -> None:
+    """Open-Llama has a head, but does not tell which module it is."""
+    from export.merge import merge_adapter
+
+    folder = make_llama(tmp_path / "m", layers=1)
+    adapter = make_adapter(tmp_path / "adapter", folder)
+    edit_json(folder / "config.json", model_type="open-llama", architectures=["OpenLlamaForCausalLM"])
+    message = refuse(
+        "the architecture has no input or output embeddings of its own",
+        lambda: merge_adapter(open_artifact(adapter), tmp_path / "merged"),
+    )
+    assert "OpenLlamaForCausalLM" in message
+    assert not (tmp_path / "merged").exists()
