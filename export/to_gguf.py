@@ -196,7 +196,10 @@ def _check_vocabulary(path: Path, plan: GgufPlan, source: Source, name: str) -> 
         return check_tokenizer(path, plan)
     except AssayError as refused:
         write_vocabulary(path, plan, source)
-        check_tokenizer(path, plan)
+        try:
+            check_tokenizer(path, plan)
+        except AssayError as error:  # the file is gone by then
+            raise type(error)(error.what, where=source.where, got=error.got, hint=error.hint) from None
         raise AssayError(
             "llama.cpp does not read this model's tokenizer under this name, which it treats specially",
             where=source.where,
