@@ -1,4 +1,4 @@
-"""Composes dialogues with summaries from the topics; writes train, valid and test.
+"""Composes dialogues with summaries from the topics; writes train, valid and test, and a larger train.
 
     python -m assets.dialogues --out assets/dialogues
 
@@ -19,6 +19,7 @@ from assets.topics import Fact, Form, Topic
 
 TOPICS: tuple[Topic, ...] = topics_home.TOPICS + topics_people.TOPICS + topics_errands.TOPICS
 SIZES = {"train": 2400, "valid": 300, "test": 300}
+LARGE = 4 * SIZES["train"]  # the rows of train and more of its universe
 TURNS = range(6, 15)
 SUMMARY_WORDS = range(15, 46)
 DIALOGUE_WORDS = range(70, 151)
@@ -263,17 +264,17 @@ def rows(split: str, count: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def write(out: Path, seed: int = 0) -> None:
-    """Write `train.jsonl`, `valid.jsonl` and `test.jsonl` into a folder."""
+    """Write `train.jsonl`, `valid.jsonl`, `test.jsonl` and `train-large.jsonl` into a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        text = "".join(json.dumps(row) + "\n" for row in rows(split, SIZES[split], seed))
-        (out / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    for name, split, count in (*((split, split, SIZES[split]) for split in SPLITS), ("train-large", "train", LARGE)):
+        text = "".join(json.dumps(row) + "\n" for row in rows(split, count, seed))
+        (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write the generated dialogues with their summaries.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train, valid and test.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     write(args.out, args.seed)

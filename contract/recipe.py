@@ -120,6 +120,11 @@ class TrainPart(Part):
         description="qlora: an adapter on the base in 4-bit NF4; lora: on the base in 16 or 32 bit; full: no adapter, "
         "every weight is trained, in float32.",
     )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: Muon for the layers' matrices, in steps as large as AdamW's would be, and AdamW for all "
+        "else. It goes with method: full, best on a base that was itself trained with Muon.",
+    )
     seed: int = Field(0, ge=0, description="Seeds data order, adapter and dropout.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training split.")
     max_steps: int | None = Field(None, gt=0, description="Stop after this many optimizer steps; null runs the epochs.")
@@ -128,7 +133,7 @@ class TrainPart(Part):
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
     scheduler: Literal["cosine", "linear", "constant"] = Field("cosine", description="Its course after warm-up.")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    weight_decay: float = Field(0.0, ge=0, description="The optimizer's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     max_length: int = Field(
         1024,
@@ -147,6 +152,12 @@ class TrainPart(Part):
     gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
     lora: LoraPart = Field(LoraPart(), description="The adapter's shape; full has none.")
     nf4: Nf4Part = Field(Nf4Part(), description="How qlora stores the base, and what is computed in.")
+
+    @model_validator(mode="after")
+    def _muon_for_whole_matrices(self) -> TrainPart:
+        if self.optimizer == "muon" and self.method != "full":
+            raise ValueError(f"optimizer: muon goes with method: full, not with {self.method}")
+        return self
 
 
 class MergePart(Part):

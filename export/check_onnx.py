@@ -11,7 +11,7 @@ from contract.model_folder import read_json
 from export.check_failed import CheckFailed
 from export.check_onnx_cache import cache_names, cache_problems
 from export.check_onnx_values import value_problems
-from export.onnx_graph import CAUSAL, OPSET, OnnxGraph, read_graph
+from export.onnx_graph import CAUSAL, OnnxGraph, opset_of, read_graph
 from export.onnx_source import SourceTensors
 from export.onnx_trace import submodels_of
 
@@ -64,8 +64,9 @@ def _graph_problems(folder: Path, graph: OnnxGraph) -> list[str]:
     except onnx.checker.ValidationError as error:
         problems.append(f"{graph.name}: {str(error).strip().splitlines()[0]}")
     opsets = {item.domain: item.version for item in graph.proto.opset_import}
-    if opsets.get("") != OPSET:
-        problems.append(f"{graph.name}: operators of opset {opsets.get('')}, they must be of {OPSET}")
+    expected = opset_of(graph)
+    if opsets.get("") != expected:
+        problems.append(f"{graph.name}: operators of opset {opsets.get('')}, they must be of {expected}")
     if unknown := sorted(set(opsets) - {"", "com.microsoft"}):
         problems.append(f"{graph.name}: operators of {listed(unknown)}")
     return problems

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from export.onnx_graph import PAST, PRESENT, OnnxGraph
+from export.onnx_graph import ATTENTION, PAST, PRESENT, OnnxGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -16,6 +16,9 @@ _REORDERS = _SAME_VALUES | {"Transpose", "Reshape", "Unsqueeze", "Squeeze"}
 _MOVES = _REORDERS | {"Expand", "Mul", "Concat"}
 _AFTER_SOFTMAX = _SAME_VALUES | {"Where", "Dropout"}
 _PRODUCTS = {"MatMul", "MatMulInteger", "MatMulNBits"}
+# an Attention node's inputs, and which of them each of its outputs 1 and 2 joins
+_PAST_KEY, _PAST_VALUE = 4, 5
+_NEW_OF, _PAST_OF = {1: 1, 2: 2}, {1: _PAST_KEY, 2: _PAST_VALUE}
 _NO_VALUES = {"Shape", "Size", "DynamicQuantizeLinear"}  # dimensions and scales of a tensor
 _LAYER = re.compile(r"\.(\d+)/")
 _PROJECTION = re.compile(r"/([kv])(_proj)?/")  # one of its own; fused ones do not say what they make
@@ -88,7 +91,10 @@ class _Reader:
 
     def begins_with(self, name: str) -> str | None:
         """The tensor in front of what is appended to make `name`."""
-        node = self._makers.get(self._origin(name))
+        name = self._origin(name)
+        node = self._makers.get(name)
+        if node is not None and node.op_type == ATTENTION:
+            return self._origin(node.input[_PAST_OF[list(node.output).index(name)]])
         return self._origin(node.input[0]) if node is not None and node.op_type == "Concat" else None
 
     def _origin(self, name: str) -> str:
@@ -111,13 +117,17 @@ class _Reader:
         """The products nearest before a tensor."""
         waiting, seen = [tensor], {tensor}
         while waiting:
-            node = self._makers.get(waiting.pop())
+            at = waiting.pop()
+            node = self._makers.get(at)
             if node is None or node.op_type in _NO_VALUES:
                 continue
             if node.op_type in _PRODUCTS:
                 yield node
                 continue
-            new = [name for name in node.input if name not in seen]
+            taken = node.input
+            if node.op_type == ATTENTION and (part := list(node.output).index(at)) in _NEW_OF:
+                taken = [node.input[_NEW_OF[part]]]
+            new = [name for name in taken if name not in seen]
             seen.update(new)
             waiting += new
 
@@ -128,7 +138,10 @@ class _Reader:
             yield f"{self._name}: nothing uses {tensor}"
         layer, part = name.split(".")[0], name.rpartition(".")[2]
         for node in products:
-            used = "value" if self._is_behind_softmax(node.input[0]) else "key"
+            if node.op_type == ATTENTION:
+                used = {_PAST_KEY: "key", _PAST_VALUE: "value"}.get(list(node.input).index(tensor), "mask or query")
+            else:
+                used = "value" if self._is_behind_softmax(node.input[0]) else "key"
             if used != part:
                 yield f"{self._name}: {tensor} is used as a {used}"
             at = _LAYER.search(node.name)
@@ -146,7 +159,9 @@ class _Reader:
         while waiting:
             name = waiting.pop()
             for node in self._takers.get(name, []):
-                if node.op_type == "MatMul" and node.input[1] == name:
+                if (node.op_type == "MatMul" and node.input[1] == name) or (
+                    node.op_type == ATTENTION and name == tensor
+                ):
                     yield node
                 elif (
                     node.op_type in _MOVES

@@ -8,6 +8,7 @@ computes equal expressions once, drops the rest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from export.onnx_graph import OnnxGraph
@@ -28,7 +29,7 @@ def settle_dimensions(graph: OnnxGraph) -> None:
     import numpy as np
     import onnx
 
-    shapes = _shapes(graph)
+    shapes = shapes_of(graph)
     inputs = [value.name for value in graph.proto.graph.input]
     named = {
         size: (name, axis)
@@ -37,7 +38,7 @@ def settle_dimensions(graph: OnnxGraph) -> None:
         if isinstance(size, str)
     }
     asked = {node.output[0]: node.input[0] for node in graph.nodes if node.op_type == "Shape" and not node.attribute}
-    constants = _constants(graph)
+    constants = constants_of(graph)
     outputs = {output.name for output in graph.proto.graph.output}
     first: dict[str, onnx.NodeProto] = {}
     stands_for: dict[str, str] = {}
@@ -50,16 +51,16 @@ def settle_dimensions(graph: OnnxGraph) -> None:
             value = onnx.numpy_helper.from_array(np.array(size, np.int64))
             nodes.append(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value))
         elif size in named and node.output[0] not in outputs:
-            stands_for[node.output[0]] = _ask(first, *named[size])
+            stands_for[node.output[0]] = size_node(first, *named[size])
         else:
             nodes.append(node)
     for node in nodes:
         for position, name in enumerate(node.input):
             node.input[position] = stands_for.get(name, name)
-    graph.set_nodes(_needed([*first.values(), *nodes], outputs))
+    graph.set_nodes(needed([*first.values(), *nodes], outputs))
 
 
-def _shapes(graph: OnnxGraph) -> dict[str, list[Dimension]]:
+def shapes_of(graph: OnnxGraph) -> dict[str, list[Dimension]]:
     """What shape inference knows of every tensor: a number, a name or nothing for each of its dimensions."""
     import onnx
 
@@ -76,7 +77,8 @@ def _shapes(graph: OnnxGraph) -> dict[str, list[Dimension]]:
     }
 
 
-def _constants(graph: OnnxGraph) -> dict[str, np.ndarray]:
+def constants_of(graph: OnnxGraph) -> dict[str, np.ndarray]:
+    """The small tensors whose values stand in the graph."""
     import onnx
 
     found = {name: values for name, values in graph.weights.items() if values.size <= _SMALL}
@@ -86,7 +88,7 @@ def _constants(graph: OnnxGraph) -> dict[str, np.ndarray]:
     return found
 
 
-def _ask(first: dict[str, onnx.NodeProto], name: str, axis: int) -> str:
+def size_node(first: dict[str, onnx.NodeProto], name: str, axis: int) -> str:
     """The name of a dimension of an input; the nodes that ask for it are added where they are not there yet."""
     import numpy as np
     import onnx
@@ -99,7 +101,7 @@ def _ask(first: dict[str, onnx.NodeProto], name: str, axis: int) -> str:
     return size
 
 
-def _needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+def needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
     """Without the nodes whose outputs nothing reads any more."""
     wanted = set(outputs)
     kept = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from contract.errors import AssayError, listed
-from export.onnx_graph import PAST, PRESENT, OnnxGraph
+from export.onnx_graph import PAST, PRESENT, OnnxGraph, sort_nodes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,8 @@ def convert_float16(graph: OnnxGraph) -> tuple[OnnxGraph, int]:
     made = OnnxGraph(graph.name, proto, {})
     made.set_weights(weights)
     _drop_round_trips(made)
-    made.set_nodes(_sorted(made))
+    made.set_nodes({tuple(node.output): node for node in made.nodes}.values())  # it appends some casts twice
+    sort_nodes(made)
     return made, len(kept)
 
 
@@ -112,19 +113,3 @@ def _drop_round_trips(graph: OnnxGraph) -> None:
             node.input[at] = whole.get(name, name)
     used = {name for node in graph.nodes for name in node.input} | {item.name for item in graph.proto.graph.output}
     graph.set_nodes([node for node in graph.nodes if used.intersection(node.output)])
-
-
-def _sorted(graph: OnnxGraph) -> list[onnx.NodeProto]:
-    """The nodes in an order to run in: the converter appends its casts at the end, some of them twice."""
-    known = {item.name for item in graph.proto.graph.input} | set(graph.weights) | {""}
-    waiting = list({tuple(node.output): node for node in graph.nodes}.values())
-    done: list[onnx.NodeProto] = []
-    while waiting:
-        ready = [node for node in waiting if known.issuperset(node.input)]
-        if not ready:
-            raise AssayError("a graph's nodes take from each other in a circle", where=graph.name)
-        done += ready
-        known.update(name for node in ready for name in node.output)
-        ids = set(map(id, ready))
-        waiting = [node for node in waiting if id(node) not in ids]
-    return done

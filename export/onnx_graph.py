@@ -7,6 +7,7 @@ at a time. Graphs of one folder share them: a weight that several sub-models nee
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 CAUSAL = ("model",)
 SEQ2SEQ = ("encoder_model", "decoder_model", "decoder_with_past_model")  # in Optimum's names
-OPSET = 18
+OPSET = 18  # of what is traced
+FUSED_OPSET = 23  # the first with Attention and RotaryEmbedding
 PAST, PRESENT = "past_key_values.", "present."  # what names of cache inputs and outputs begin with
+ATTENTION = "Attention"
 _EXTERNAL_BYTES = 1024  # smaller weights stay in the graph
 _LARGE_BYTES = 1 << 20
 _PAGE = 1 << 16  # large weights begin on one, so that any system can map them
@@ -143,6 +146,39 @@ def write_graphs(folder: Path, graphs: Sequence[OnnxGraph]) -> None:
         (folder / f"{graph.name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
 
 
+def opset_of(graph: OnnxGraph) -> int:
+    """Of which opset its operators must be: as traced, or the one that has attention in one operator."""
+    return FUSED_OPSET if any(node.op_type == ATTENTION for node in graph.nodes) else OPSET
+
+
+def sort_nodes(graph: OnnxGraph) -> None:
+    """Put the nodes into an order to run in, as near to the present one as can be.
+
+    Raises:
+        AssayError: some take from each other in a circle.
+    """
+    nodes = list(graph.nodes)
+    made_by = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    needs = [{made_by[name] for name in node.input if name in made_by} for node in nodes]
+    takers: dict[int, list[int]] = {}
+    for number, needed in enumerate(needs):
+        for other in needed:
+            takers.setdefault(other, []).append(number)
+    waiting = [len(needed) for needed in needs]
+    ready = [number for number, count in enumerate(waiting) if count == 0]
+    done: list[onnx.NodeProto] = []
+    while ready:
+        number = heapq.heappop(ready)
+        done.append(nodes[number])
+        for taker in takers.get(number, ()):
+            waiting[taker] -= 1
+            if waiting[taker] == 0:
+                heapq.heappush(ready, taker)
+    if len(done) != len(nodes):
+        raise AssayError("a graph's nodes take from each other in a circle", where=graph.name)
+    graph.set_nodes(done)
+
+
 def share_transposed(graph: OnnxGraph) -> None:
     """Store a matrix once where the graph has it both as it is and transposed: a head tied to the embeddings.
 
@@ -181,4 +217,8 @@ def facts(folder: Path, graphs: Sequence[OnnxGraph], values: int) -> dict[str, A
             "data_bytes": data_bytes,
         }
         weight_bytes += data_bytes + sum(a.nbytes for a in graph.weights.values() if a.nbytes < _EXTERNAL_BYTES)
-    return {"submodels": submodels, "opset": OPSET, "bits_per_weight": round(weight_bytes * 8 / values, 4)}
+    return {
+        "submodels": submodels,
+        "opset": opset_of(graphs[-1]),
+        "bits_per_weight": round(weight_bytes * 8 / values, 4),
+    }

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from contract.cpu import this_cpu
+from export.onnx_attention import fuse_attention
 from export.onnx_fp16 import convert_float16
 from export.onnx_graph import OnnxGraph, share_transposed
 from export.onnx_int4 import BLOCK, quantize_int4
@@ -22,9 +23,13 @@ def convert(graphs: Sequence[OnnxGraph], precision: str) -> tuple[list[OnnxGraph
         precision: "fp32", "fp16", "int8" or "int4".
 
     Returns:
-        The graphs, and how: the parameters, operators and how many of each over all sub-models, weight matrices kept
-        in float32; for int8 the processor whose features chose the range.
+        The graphs, with one operator for each attention of a causal model (not in fp16, which is for CUDA); and how:
+        the parameters, operators and how many of each over all sub-models, weight matrices kept in float32; for int8
+        the processor whose features chose the range.
     """
+    if precision != "fp16":
+        fused = [fuse_attention(graph) for graph in graphs]
+        graphs = [graph for graph, _ in fused]
     match precision:
         case "fp32":
             made = [graph.copy() for graph in graphs]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from contract.errors import AssayError
-from runtimes.onnx_binding import bind_array, bind_out, new_logits
-from runtimes.onnx_cache import KvCache
 from runtimes.onnx_file import ENCODER, FIRST, LATER, MERGED
 from runtimes.onnx_provider import Provider
-from runtimes.onnx_sessions import CacheEntry, open_graph, refuse_unpaired
+from runtimes.onnx_sessions import CacheEntry, empty_cache, open_graph, refuse_unpaired
+from runtimes.onnx_values import HOST, Value, array_of, rows_of
 
 Ids = Sequence[int]
 
@@ -30,7 +28,7 @@ class Seq2SeqDecoder:
     """
 
     def __init__(self, folder: Path, provider: Provider, threads: int, start_id: int) -> None:
-        self._device, self._start_id = provider, start_id
+        self._start_id = start_id
         self._encoder = open_graph(folder / ENCODER, provider, threads)
         self._encoder.require(("input_ids", "attention_mask"), ("last_hidden_state",))
         merged = (folder / MERGED).is_file() and not (folder / LATER).is_file()
@@ -59,22 +57,24 @@ class Seq2SeqDecoder:
         return own, cross
 
     def begin(self, prompts: Sequence[Ids], most: int) -> np.ndarray:
-        """Encode and feed the decoder's start; room for `most` tokens. Logits, float32 [rows, vocab_size]."""
+        """Encode and feed the decoder's start. Logits, float32 [rows, vocab_size].
+
+        Args:
+            prompts: the encoder's ids.
+            most: tokens that may follow; nothing has to be made ready for them.
+        """
         hidden, mask = self._encode(prompts)
-        rows, width = mask.shape
-        self._hidden, self._mask = hidden, mask
-        self._own_cache = KvCache(self._own, self._device, rows, most + 1)
-        self._cross_cache = KvCache(self._cross, self._device, rows, width)
+        rows = len(prompts)
         self._sources = np.arange(rows)  # which prompt each row answers
-        binding = self._first.session.io_binding()
-        logits = self._bind_first(binding, np.full((rows, 1), self._start_id, np.int64), hidden, mask)
-        self._own_cache.bind_present(binding, 1)
-        self._cross_cache.bind_present(binding, width)
-        self._first.run(binding)
-        self._own_cache.advance(1)
-        self._cross_cache.advance(width)
-        self._token: np.ndarray | None = None
-        return logits[:, 0].astype(np.float32, copy=False)
+        self._about = {"encoder_attention_mask": mask, "encoder_hidden_states": hidden}
+        given: dict[str, Value] = {"input_ids": np.full((rows, 1), self._start_id, np.int64), **self._about}
+        if _BRANCH in self._first.inputs:
+            given[_BRANCH] = _NO
+            both = [*self._own, *self._cross]
+            given.update(zip(_pasts(both), empty_cache(both, rows), strict=True))
+        logits, *made = self._first.run(given, ["logits", *_presents(self._own), *_presents(self._cross)])
+        self._own_cache, self._cross_cache = made[: len(self._own)], made[len(self._own) :]
+        return _as_float(logits)
 
     def _encode(self, prompts: Sequence[Ids]) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states [rows, width, d_model], and int64 [rows, width] that is 0 on the padding, on the right."""
@@ -84,61 +84,46 @@ class Seq2SeqDecoder:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
             mask[row, : len(prompt)] = 1
-        return self._encoder.compute("last_hidden_state", {"input_ids": ids, "attention_mask": mask}), mask
-
-    def _bind_first(self, binding: Any, ids: np.ndarray, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Bind everything but the cache that is written; returns the logits' array. All of it must outlive the run."""
-        logits = new_logits(self._first, *ids.shape)
-        bind_array(binding, "input_ids", ids)
-        bind_array(binding, "encoder_hidden_states", hidden)
-        bind_array(binding, "encoder_attention_mask", mask)
-        if _BRANCH in self._first.inputs:
-            bind_array(binding, _BRANCH, _NO)
-            self._empty = [KvCache(entries, self._device, len(ids), 1) for entries in (self._own, self._cross)]
-            for cache in self._empty:
-                cache.bind_past(binding)
-        bind_out(binding, "logits", logits)
-        return logits
+        [hidden] = self._encoder.run({"input_ids": ids, "attention_mask": mask}, ["last_hidden_state"])
+        return array_of(hidden), mask
 
     def step(self, tokens: Ids) -> np.ndarray:
-        """One token more for every row; float32 [rows, vocab_size], which the next step overwrites."""
-        if self._token is None:
-            self._bind_step()
-        assert self._token is not None
-        self._token[:, 0] = tokens
-        self._own_cache.bind_past(self._binding)
-        self._own_cache.bind_present(self._binding, 1)
-        self._later.run(self._binding)
-        self._own_cache.advance(1)
-        return self._logits[:, 0].astype(np.float32, copy=False)
-
-    def _bind_step(self) -> None:
-        """Bind what stays as it is from token to token; the encoder's keys and values among it."""
-        rows = self._own_cache.rows
-        self._binding = self._later.session.io_binding()
-        self._token = np.zeros((rows, 1), np.int64)
-        self._logits = new_logits(self._later, rows, 1)
-        bind_array(self._binding, "input_ids", self._token)
-        bind_array(self._binding, "encoder_attention_mask", self._mask)
-        if "encoder_hidden_states" in self._later.inputs:
-            bind_array(self._binding, "encoder_hidden_states", self._hidden)
+        """One token more for every row; float32 [rows, vocab_size]."""
+        given: dict[str, Value] = {"input_ids": np.array(tokens, np.int64)[:, None]}
+        given.update((name, value) for name, value in self._about.items() if name in self._later.inputs)
         if _BRANCH in self._later.inputs:
-            bind_array(self._binding, _BRANCH, _YES)
-        self._cross_cache.bind_past(self._binding)
-        bind_out(self._binding, "logits", self._logits)
+            given[_BRANCH] = _YES
+        given.update(zip(_pasts(self._own), self._own_cache, strict=True))
+        given.update(zip(_pasts(self._cross), self._cross_cache, strict=True))
+        logits, *self._own_cache = self._later.run(given, ["logits", *_presents(self._own)])
+        return _as_float(logits)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order, some perhaps several times."""
         picked = np.asarray(rows)
-        if np.array_equal(picked, np.arange(self._own_cache.rows)):
+        if np.array_equal(picked, np.arange(len(self._sources))):
             return
-        self._own_cache.keep(picked)
+        self._own_cache = rows_of(self._own_cache, picked, self._later.device)
         sources = self._sources[picked]
         if np.array_equal(sources, self._sources):
             return
-        self._cross_cache.keep(picked)
-        self._sources, self._mask, self._hidden = sources, self._mask[picked], self._hidden[picked]
-        self._token = None
+        self._cross_cache = rows_of(self._cross_cache, picked, self._later.device)
+        names = list(self._about)
+        self._about = dict(zip(names, rows_of(list(self._about.values()), picked, HOST), strict=True))
+        self._sources = sources
+
+
+def _pasts(entries: Sequence[CacheEntry]) -> list[str]:
+    return [entry.past for entry in entries]
+
+
+def _presents(entries: Sequence[CacheEntry]) -> list[str]:
+    return [entry.present for entry in entries]
+
+
+def _as_float(logits: Value) -> np.ndarray:
+    """Of the one position fed, float32 [rows, vocab_size]."""
+    return array_of(logits)[:, 0].astype(np.float32, copy=False)
 
 
 _NO, _YES = np.zeros(1, np.bool_), np.ones(1, np.bool_)

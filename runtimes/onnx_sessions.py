@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import onnxruntime
 
 from contract.errors import AssayError, NoEngineError, listed
 from runtimes.onnx_provider import PROVIDERS, Provider
+from runtimes.onnx_values import CUDA, HOST, Value, run_session
 
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _PAST, _PRESENT = "past_key_values.", "present."
@@ -39,25 +40,25 @@ class Graph:
     inputs: Mapping[str, Any]  # name -> NodeArg
     outputs: Mapping[str, Any]
 
-    def run(self, binding: Any, options: Any = None) -> None:
-        """Run it on what is bound.
+    device: Any  # where its cache lies
+
+    def run(self, given: Mapping[str, Value], wanted: Sequence[str], *, partly: bool = False) -> list[Value]:
+        """Its outputs of these names: the cache's on its own device, all others on the host.
+
+        Args:
+            given: its inputs, by name.
+            wanted: names of outputs.
+            partly: leave out the nodes that none of these needs.
 
         Raises:
             AssayError: onnxruntime could not; what goes in was checked before, so the graph is at fault.
             NoEngineError: the machine's memory or its device is.
         """
+        places = {name: self.device if name.startswith(_PRESENT) else HOST for name in wanted}
         try:
-            self.session.run_with_iobinding(binding, options)
+            return run_session(self.session, given, places, partly=partly)
         except Exception as error:
             raise _failed("the graph does not run", self.path, error) from None
-
-    def compute(self, output: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """One output of it, as a new array. Raises as `run` does."""
-        try:
-            [found] = self.session.run([output], dict(inputs))
-        except Exception as error:
-            raise _failed("the graph does not run", self.path, error) from None
-        return np.asarray(found)
 
     def past(self) -> list[CacheEntry]:
         """The cache it reads, in the graph's order.
@@ -81,10 +82,6 @@ class Graph:
         if not isinstance(size, int):
             raise AssayError("the graph does not say how many ids its logits have", where=str(self.path), got=str(size))
         return size
-
-    def dtype_of(self, output: str) -> np.dtype[Any]:
-        """The dtype of an output."""
-        return _dtype(self.outputs[output], self.path)
 
     def require(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         """Raise where an input or output is missing."""
@@ -145,7 +142,8 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
     if session.get_providers()[0] != wanted:
         raise _elsewhere(path, wanted, listed(session.get_providers()))
     inputs = {argument.name: argument for argument in session.get_inputs()}
-    return Graph(session, path, inputs, {argument.name: argument for argument in session.get_outputs()})
+    outputs = {argument.name: argument for argument in session.get_outputs()}
+    return Graph(session, path, inputs, outputs, HOST if provider == "cpu" else CUDA)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -194,6 +192,11 @@ def refuse_unpaired(reads: list[CacheEntry], writes: list[CacheEntry], where: Pa
             got=listed(problems) or "no input past_key_values.*",
             hint="export it again with its cache: assay export onnx MODEL --out DIR",
         )
+
+
+def empty_cache(entries: Sequence[CacheEntry], rows: int) -> list[Value]:
+    """The cache of so many rows before anything was read."""
+    return [np.zeros((rows, entry.heads, 0, entry.size), entry.dtype) for entry in entries]
 
 
 def quantizes_activations(path: Path) -> bool:

@@ -165,6 +165,7 @@ def _train(
     from trainer.callbacks import Course
     from trainer.loss import validation_loss
     from trainer.model import adapted_modules, count_parameters, load_base, trainable, trained_on
+    from trainer.muon import muon_of
 
     kind: Any  # the two modules offer the same functions
     if is_encoder_decoder(plan.folder):
@@ -187,6 +188,8 @@ def _train(
         newest.log() if newest else [],
     )
     trainer = kind.make_trainer(model, config, plan.train, plan.tokenizer, course, plan.stops)
+    if recipe.train.optimizer == "muon":
+        trainer.optimizer = muon_of(model, recipe.train.learning_rate, recipe.train.weight_decay)
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

@@ -40,8 +40,17 @@ def rouge_l(pairs: list[tuple[str, str]]) -> float:
 
 def test_the_committed_files_are_what_the_generator_writes(tmp_path: Path) -> None:
     dialogues.write(tmp_path)
-    for split in SPLITS:
-        assert (tmp_path / f"{split}.jsonl").read_bytes() == (FOLDER / f"{split}.jsonl").read_bytes(), split
+    for name in (*SPLITS, "train-large"):
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == (FOLDER / f"{name}.jsonl").read_bytes(), name
+
+
+def test_the_larger_training_split_begins_with_the_smaller_and_repeats_nothing(
+    splits: dict[str, list[dict[str, str]]],
+) -> None:
+    large = [json.loads(line) for line in (FOLDER / "train-large.jsonl").read_text("utf-8").splitlines()]
+    assert large[: len(splits["train"])] == splits["train"]
+    assert len(large) == len({row["dialogue"] for row in large}) == 4 * len(splits["train"])
+    assert all(split_of(token) == "train" for row in large for token in entities(row["dialogue"] + row["summary"]))
 
 
 def test_another_seed_gives_other_dialogues() -> None:

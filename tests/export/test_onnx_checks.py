@@ -116,8 +116,14 @@ def swapped_appended(graph: str, first: str, second: str) -> Damage:
     def damage(graphs: dict[str, OnnxGraph]) -> None:
         makers = {name: node for node in graphs[graph].nodes for name in node.output}
         one, two = makers[first], makers[second]
-        assert (one.op_type, two.op_type) == ("Concat", "Concat")
-        one.input[1], two.input[1] = two.input[1], one.input[1]
+        assert one.op_type == two.op_type
+        assert one.op_type in ("Concat", "Attention")
+        # an Attention node makes keys as its output 1 of its input 1, values as its output 2 of its input 2
+        at, to = (
+            list(node.output).index(name) if node.op_type == "Attention" else 1
+            for node, name in ((one, first), (two, second))
+        )
+        one.input[at], two.input[to] = two.input[to], one.input[at]
 
     return damage
 
@@ -142,9 +148,9 @@ def saturated(graphs: dict[str, OnnxGraph]) -> None:
     graph = graphs["model"]
     name = "model.layers.1.mlp.up_proj.weight.T"
     scale = graph.weights[f"{name}.scale"] / 2
-    values = graph.weights[f"{name}.int8"].astype(np.float32)
-    most = np.abs(values).max()  # 63 where the processor has no VNNI
-    values = np.rint(values * 2).clip(-most, most).astype(np.int8)
+    stored = graph.weights[f"{name}.int8"].astype(np.float32)
+    most = np.abs(stored).max()  # 127, or 63 on a processor that needs a bit free
+    values = np.rint(stored * 2).clip(-most, most).astype(np.int8)
     graph.set_weights({**graph.weights, f"{name}.scale": scale, f"{name}.int8": values})
 
 
@@ -250,6 +256,19 @@ DAMAGES: list[tuple[str, str, Damage, str]] = [
         "decoder_model: no output present.0.encoder.key",
     ),
     ("bart", "fp32", other_opset, "encoder_model: operators of opset 17, they must be of 18"),
+    ("llama", "fp32", other_opset, "model: operators of opset 17, they must be of 23"),
+    (
+        "llama",
+        "fp32",
+        swapped_inputs("model", "past_key_values.1.key", "past_key_values.1.value"),
+        "past_key_values.1.key is used as a value",
+    ),
+    (
+        "llama",
+        "int8",
+        swapped_inputs("model", "past_key_values.0.value", "past_key_values.1.value"),
+        "present.0.value goes on from past_key_values.1.value",
+    ),
     (
         "llama",
         "fp32",

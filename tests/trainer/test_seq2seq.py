@@ -208,8 +208,15 @@ def test_full_refuses_weights_that_do_not_fit_the_stored_dtype(tmp_path: Path, b
             write_model(tmp_path / "out", tmp_path, bart, "float16")
 
 
-def test_stopped_and_resumed_gives_the_same_adapter(
-    tmp_path: Path, recipe: Recipe, splits: Splits, trained: Artifact, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changed", [{}, {"method": "full", "optimizer": "muon", "learning_rate": 2e-3}])
+def test_stopped_and_resumed_gives_the_same(
+    changed: dict[str, Any],
+    tmp_path: Path,
+    t5: Path,
+    folder: Path,
+    splits: Splits,
+    trained: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from trainer.callbacks import Course
 
@@ -219,6 +226,10 @@ def test_stopped_and_resumed_gives_the_same_adapter(
         save(self, *given, **named)
         raise KeyboardInterrupt
 
+    recipe = make_recipe(t5, folder, **changed)
+    if changed:
+        trained = train_adapter(recipe, splits, tmp_path / "whole", device="cpu", threads=1)
+        assert losses(trained, "validation_loss")[-1] < losses(trained, "loss")[0]
     out = tmp_path / "adapter"
     monkeypatch.setattr(Course, "on_save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
