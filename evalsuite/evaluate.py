@@ -15,7 +15,7 @@ from contract.example import Example, sha256_of_rows
 from contract.runtime import GenerateParams
 from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
-from evalsuite.folder import refuse_foreign_folder, stamp, write_evaluation, writing
+from evalsuite.folder import refuse_foreign_folder, refuse_inside, stamp, write_evaluation, writing
 from evalsuite.gate import judge, required
 from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import plan
@@ -67,6 +67,7 @@ def evaluate(
     from contract.limits import GatePart
 
     refuse_foreign_folder(out)
+    refuse_inside(out, [artifact for artifact in (*artifacts, reference, base) if artifact is not None])
     if not artifacts or not examples:
         raise AssayError("there is nothing to evaluate", got=f"{len(artifacts)} artifacts, {len(examples)} examples")
     gate = recipe.gate if recipe else GatePart()

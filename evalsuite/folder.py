@@ -6,11 +6,11 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, open_artifact
+from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, Artifact, open_artifact
 from contract.errors import AssayError, listed
 from contract.files import write_whole
 from contract.verdict import VERDICT_FILE, Verdict, write_verdicts
@@ -58,6 +58,18 @@ def refuse_foreign_folder(out: Path) -> None:
             got=listed(sorted(there_already)),
             hint="give another --out",
         )
+
+
+def refuse_inside(out: Path, artifacts: Iterable[Artifact]) -> None:
+    """Raise where an evaluation would lie in a folder that it evaluates; what Assay did not make has no manifest."""
+    for artifact in artifacts:
+        if artifact.foreign and artifact.path.is_dir() and out.resolve().is_relative_to(artifact.path.resolve()):
+            raise AssayError(
+                "an evaluation inside an artifact would change its files",
+                where=str(out),
+                got=f"the artifact {artifact.path}",
+                hint="give another --out",
+            )
 
 
 @contextmanager

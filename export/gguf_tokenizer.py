@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.artifact_prompt import GGUF_COMPOSES_KEY, GGUF_MERGES_SPACES_KEY, GGUF_SPARED_SPACE_KEY
-from contract.errors import AssayError, listed
-from contract.model_folder import VOCABULARIES, stop_ids, token_ids
+from contract.errors import AssayError
+from contract.model_folder import stop_ids, token_ids
+from runtimes import hf_tokenizer
 
 if TYPE_CHECKING:
     import gguf
 
 # GGUF token types (gguf.TokenType), spelled out so that this file needs no heavy import.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
 
 
 @dataclass
@@ -62,26 +62,13 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
         where: for messages, where the files are copies; the folder by default.
 
     Raises:
-        AssayError: there is none, it cannot be read, or it needs code of its own.
+        AssayError: there is none, it cannot be read, it needs code of its own, or it is a slow one.
     """
-    from transformers import AutoTokenizer
-
-    where = where or str(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # what `tokenizers` raises has no narrower type
-        if not any((folder / name).is_file() for name in VOCABULARIES):
-            raise AssayError("there is no tokenizer", where=where, expected=f"one of {listed(VOCABULARIES)}") from None
-        raise AssayError(
-            "the tokenizer cannot be loaded",
-            where=where,
-            got=(str(error).splitlines() or [type(error).__name__])[0],
-            hint=_UNREAD if type(error) is Exception else None,
-        ) from None
+    tokenizer = hf_tokenizer.load_tokenizer(folder, where)
     if not tokenizer.is_fast:
         raise AssayError(
             "the tokenizer has no fast form to read tables from",
-            where=where,
+            where=where or str(folder),
             got=type(tokenizer).__name__,
             hint="save its tokenizer.json",
         )

@@ -48,6 +48,7 @@ def write_ggufs(
     license_name: str | None = None,
     threads: int = 1,
     imatrix: Path | None = None,
+    planned: Mapping[str, GgufFile] | None = None,
 ) -> None:
     """Write a file for each type of the ladder. The same source gives the same bytes, whatever the threads.
 
@@ -62,6 +63,7 @@ def write_ggufs(
         license_name: of the model.
         threads: each works on a tensor of its own.
         imatrix: an importance matrix's file, as `llama-quantize --imatrix` takes it.
+        planned: what `plan_file` said of these paths, where it has been asked already.
 
     Raises:
         TypeCannotHold: a value, or the scale of a block, becomes infinite in float16.
@@ -72,7 +74,8 @@ def write_ggufs(
     with ExitStack() as stack:
         for quant, path in paths.items():
             used = matrix if uses_matrix(quant) else None
-            file = plan_file(path, quant, plan, source, with_matrix=used is not None)
+            known = (planned or {}).get(quant)
+            file = known or plan_file(path, quant, plan, source, with_matrix=used is not None)
             file = file if used is None else replace(file, notes=matrix_notes(used))
             offsets = write_header(file, plan, source, name=name, license_name=license_name)
             needed += path.stat().st_size

@@ -15,7 +15,7 @@ class LlamaVocab:
     """llama.cpp's vocabulary. Use as a context manager.
 
     Raises:
-        AssayError: llama.cpp cannot load it; the end of its log is given.
+        AssayError: llama.cpp cannot load it; its first error is given.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,8 @@ class LlamaVocab:
             params.vocab_only = True
             self._model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
             if not self._model:
-                said = "".join(log[-4:]).strip()
+                errors = [line for line in log if "error" in line]
+                said = (errors[0] if errors else "".join(log[-4:])).strip()
                 unknown = re.search(r"unknown pre-tokenizer type: '(.*)'", said)
                 raise AssayError(
                     "llama.cpp cannot load the tokenizer",

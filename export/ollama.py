@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.artifact import Artifact, Parent, new_artifact, tool_versions
+from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, tool_versions
 from contract.artifact_prompt import gguf_string, prompt_of
 from contract.errors import AssayError
 from contract.verdict import VERDICT_FILE, Verdict, read_verdicts
@@ -57,6 +57,7 @@ def export_ollama(gguf: Artifact, out: Path, *, num_ctx: int | None = None) -> O
         AssayError: it is no GGUF or not intact, `out` exists, the context is longer than the file's, the chat
             template cannot be written in Go's template language, or Ollama would read its text as other ids.
     """
+    refuse_existing(out)
     if gguf.kind != "gguf":
         raise AssayError(
             "only a GGUF can be given to Ollama",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import sys
@@ -61,6 +62,8 @@ def _export(folder: Path, out: Path) -> None:
                 model, out, task=task, opset=OPSET, no_post_process=True, do_validation=False, preprocessors=[]
             )
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the disk's fault, which the draft tells
         raise AssayError(
             "Optimum does not export this model",
             where=str(folder),

@@ -16,7 +16,7 @@ from contract.errors import AssayError, did_you_mean, listed
 from export.quantize import IMATRIX_FILE, LADDER, NEED_MATRIX, uses_matrix
 
 if TYPE_CHECKING:
-    from export.gguf_file import GgufPlan
+    from export.gguf_file import GgufFile, GgufPlan
     from export.imatrix import Calibration, MadeMatrix
     from export.source import Source
 
@@ -108,8 +108,7 @@ def export_gguf(
             refuse_broken_template(plan.tokenizer, plan.special.chat_template, source.where)
         _say_notes(plan)
         _tell(_check_vocabulary(scratch / "vocabulary.gguf", plan, source, name), plan, strict, source.where)
-        if strict:
-            _refuse_fallbacks(paths, plan, source, with_matrix=imatrix is not None)
+        planned = _planned_without_fallbacks(paths, plan, source, with_matrix=imatrix is not None) if strict else None
         matrix = None
         if imatrix is not None:
             if plan.model.arch == "t5":
@@ -122,7 +121,16 @@ def export_gguf(
             weighed = {quant: draft for quant, draft in drafts.items() if uses_matrix(quant)}
             _make_matrix(model, plan, source, imatrix, matrix, weighed, threads)
         print(f"writing {', '.join(path.name for path in paths.values())}", file=sys.stderr)
-        write_ggufs(paths, plan, source, name=name, license_name=source.license_name, threads=threads, imatrix=matrix)
+        write_ggufs(
+            paths,
+            plan,
+            source,
+            name=name,
+            license_name=source.license_name,
+            threads=threads,
+            imatrix=matrix,
+            planned=planned,
+        )
         for quant, draft in drafts.items():
             types = types_found(paths[quant], quant)
             if types.fallbacks:
@@ -188,7 +196,10 @@ def _check_vocabulary(path: Path, plan: GgufPlan, source: Source, name: str) -> 
         return check_tokenizer(path, plan)
     except AssayError as refused:
         write_vocabulary(path, plan, source)
-        check_tokenizer(path, plan)
+        try:
+            check_tokenizer(path, plan)
+        except AssayError as error:  # the file is gone by then
+            raise type(error)(error.what, where=source.where, got=error.got, hint=error.hint) from None
         raise AssayError(
             "llama.cpp does not read this model's tokenizer under this name, which it treats specially",
             where=source.where,
@@ -197,14 +208,18 @@ def _check_vocabulary(path: Path, plan: GgufPlan, source: Source, name: str) -> 
         ) from None
 
 
-def _refuse_fallbacks(paths: Mapping[str, Path], plan: GgufPlan, source: Source, *, with_matrix: bool) -> None:
-    """Raise where some tensors cannot take what a quantization has for them."""
+def _planned_without_fallbacks(
+    paths: Mapping[str, Path], plan: GgufPlan, source: Source, *, with_matrix: bool
+) -> dict[str, GgufFile]:
+    """Each file as it will be; raises where some tensors cannot take what a quantization has for them."""
     from export.gguf_write import plan_file
     from export.quantize import types_of
 
+    planned = {}
     for quant, path in paths.items():
-        planned = plan_file(path, quant, plan, source, with_matrix=with_matrix and uses_matrix(quant)).tensor_types
-        types = types_of(quant, [(tensor.name, planned[tensor.name], tensor.shape[::-1]) for tensor in plan.tensors])
+        planned[quant] = file = plan_file(path, quant, plan, source, with_matrix=with_matrix and uses_matrix(quant))
+        kinds = file.tensor_types
+        types = types_of(quant, [(tensor.name, kinds[tensor.name], tensor.shape[::-1]) for tensor in plan.tensors])
         if types.fallbacks:
             raise AssayError(
                 f"{quant} is not what this model can take",
@@ -212,6 +227,7 @@ def _refuse_fallbacks(paths: Mapping[str, Path], plan: GgufPlan, source: Source,
                 got=types.fallback_sentence(quant),
                 hint="leave out --strict, or take q8_0 or f16",
             )
+    return planned
 
 
 def _tell(found: Mapping[str, Any], plan: GgufPlan, strict: bool, where: str) -> None:

@@ -254,20 +254,3 @@ def _merged(adapted: Any, folder: Path, dtype: torch.dtype) -> Any:
     if overflown:
         raise AssayError(f"merged weights do not fit into {dtype}", where=str(folder), got=listed(overflown))
     return model
-
-
-def load_tokenizer(loaded: Loaded) -> Any:
-    """transformers' tokenizer of the folder its words come from.
-
-    Raises:
-        AssayError: it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(loaded.folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the tokenizers package raises nothing more particular
-        said = str(error).strip().splitlines() or ["no reason given"]
-        raise AssayError(
-            "the tokenizer cannot be loaded", where=str(loaded.folder), got=f"{type(error).__name__}: {said[0]}"
-        ) from None

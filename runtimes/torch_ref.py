@@ -13,9 +13,10 @@ from contract.model_folder import chat_format, context_of, stop_ids
 from contract.prompt import Message, completion_ids, hf_tokenize, prompt_ids
 from contract.runtime import Completion, GenerateParams
 from runtimes.answer import Answer, check_pairs, check_params, check_prompts
+from runtimes.hf_tokenizer import load_tokenizer
 from runtimes.torch_aside import Aside
 from runtimes.torch_decode import ATTENTION, decode_steps
-from runtimes.torch_load import load_adapter, load_merged, load_tokenizer
+from runtimes.torch_load import load_adapter, load_merged
 from runtimes.torch_score import Pair, score_window, shares_prompts
 
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that neighbours of like length can share a forward pass
@@ -48,7 +49,7 @@ class TorchRuntime:
         capped = getattr(self._model.config, "attn_logit_softcapping", None) is not None
         self._model.set_attn_implementation("eager" if capped else ATTENTION)  # only eager attention applies the cap
         self.shares_prompts = shares_prompts(self._model.config)
-        self._tokenizer = load_tokenizer(loaded)
+        self._tokenizer = load_tokenizer(loaded.folder)
         self._tokenize = hf_tokenize(self._tokenizer)
         self._anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         self.chat = chat_format(loaded.folder)

@@ -16,9 +16,10 @@ from contract.prompt import Message, hf_tokenize
 from contract.runtime import Completion, GenerateParams
 from contract.seq2seq import read_format, source_ids, target_ids
 from runtimes.answer import Answer, check_params
+from runtimes.hf_tokenizer import load_tokenizer
 from runtimes.logits_rules import read_target_format
 from runtimes.seq2seq_inputs import check_source_pairs, check_sources
-from runtimes.torch_load import load_adapter, load_merged, load_tokenizer
+from runtimes.torch_load import load_adapter, load_merged
 from runtimes.torch_seq2seq_decode import Pair, batches, beam_search, decode_steps, largest_values, score_window
 
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that neighbours of like length can share a forward pass
@@ -47,7 +48,7 @@ class TorchSeq2SeqRuntime:
             else load_merged(artifact, base_weights=base_weights)
         )
         self._model, self._parallel = loaded.model, parallel
-        self._tokenizer = load_tokenizer(loaded)
+        self._tokenizer = load_tokenizer(loaded.folder)
         self._tokenize = hf_tokenize(self._tokenizer)
         self.vocab_size: int = self._model.get_output_embeddings().weight.shape[0]
         own = context_of(loaded.base_folder)

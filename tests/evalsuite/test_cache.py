@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -194,3 +195,18 @@ def test_an_evaluation_inside_an_artifact_is_refused(chain: Chain, tmp_path: Pat
         run(chain, merged.path / "deep" / "eval", "merged")
     assert loads == []
     merged.verify()
+
+
+@pytest.mark.parametrize("name", ["eval", "deep/eval", "", "link/eval"])
+def test_nor_inside_a_folder_that_assay_did_not_make(
+    llama_folder: Path, tmp_path: Path, loads: list[str], name: str
+) -> None:
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    (tmp_path / "link").symlink_to(folder)
+    out = tmp_path / name if name.startswith("link") else folder / name
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(AssayError, match=r"inside an artifact|not an evaluation") as refusal:
+        evaluate([open_artifact(folder)], examples(1), out, threads=1)
+    assert refusal.value.exit_code == 2
+    assert loads == []
+    assert sorted(folder.rglob("*")) == before

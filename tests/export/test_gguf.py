@@ -104,6 +104,22 @@ def test_fallbacks_are_said_and_strict_refuses(tmp_path: Path, capsys: pytest.Ca
     assert "Q4_K" not in made[0].details["tensor_types"]
 
 
+def test_strict_plans_each_type_once(tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import gguf_write
+
+    plan_file, planned = gguf_write.plan_file, []
+
+    def counted(path: Path, quant: str, *given: Any, **options: Any) -> Any:
+        planned.append(quant)
+        return plan_file(path, quant, *given, **options)
+
+    plain = export(llama_folder, tmp_path / "plain", "q8_0", "q4_k_m")
+    monkeypatch.setattr(gguf_write, "plan_file", counted)
+    strict = export(llama_folder, tmp_path / "strict", "q8_0", "q4_k_m", strict=True)
+    assert planned == ["q8_0", "q4_k_m"]
+    assert [artifact.digest for artifact in strict] == [artifact.digest for artifact in plain]
+
+
 def test_nothing_is_overwritten_and_names_are_checked(tmp_path: Path, llama_folder: Path) -> None:
     export(llama_folder, tmp_path / "gguf", "f16")
     with pytest.raises(AssayError, match="nothing is overwritten"):

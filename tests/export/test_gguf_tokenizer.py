@@ -225,6 +225,8 @@ def test_a_named_pre_tokenizer_is_taken_and_compared_all_the_same(tmp_path: Path
     with pytest.raises(AssayError, match="unknown pre-tokenizer type: 'smolm'") as error:
         export_gguf(open_artifact(folder), tmp_path / "unknown", quants=["f16"], pre_tokenizer="smolm")
     assert 'did you mean "smollm"' in str(error.value)
+    assert error.value.where == str(folder), "not a file that is gone"
+    assert len(str(error.value.got).splitlines()) == 1
 
 
 def test_the_command_line_hands_the_name_on(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def template_in(modelfile: Path) -> str:
     return found[1]
 
 
+def test_a_folder_that_is_taken_is_refused_before_any_work(
+    gguf: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import ollama
+
+    monkeypatch.setattr(ollama, "gguf_facts", lambda *_: pytest.fail("it was read"))
+    (tmp_path / "mine").write_text("mine")
+    for out in (tmp_path, gguf.folder / "ollama"):
+        with pytest.raises(AssayError, match=r"exists already|inside an artifact") as refusal:
+            export_ollama(gguf, out)
+        assert refusal.value.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_what_lies_in_the_folder(gguf: Artifact, tmp_path: Path) -> None:
     source = with_details(gguf, tmp_path / "gguf", generate={"max_new_tokens": 99}, license="apache-2.0")
     made = export_ollama(source, tmp_path / "ollama")

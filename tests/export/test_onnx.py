@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,15 @@ def test_bart_as_gguf_is_refused_with_the_command_to_type(tmp_path: Path) -> Non
     with pytest.raises(AssayError, match=r"llama\.cpp cannot run") as refusal:
         export_gguf(open_artifact(folder), tmp_path / "out", quants=["f16"])
     assert f"assay export onnx {folder} --out DIR" in str(refusal.value)
+
+
+def test_a_full_disk_is_not_called_the_models_fault(disk_of: Callable[[int], Path], llama_folder: Path) -> None:
+    disk = disk_of(1)
+    with pytest.raises(AssayError, match="could not be written") as refusal:
+        export_onnx(open_artifact(llama_folder), disk, precisions=["fp32"], threads=1)
+    assert "No space left" in str(refusal.value)
+    assert "make room" in str(refusal.value.hint)
+    assert list(disk.iterdir()) == []
 
 
 def test_precisions_are_checked_first(tmp_path: Path, llama_folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from contract.artifact import open_artifact
@@ -29,7 +30,7 @@ from flow.quant_limits import Figures, Limits
 from tests.evalsuite.chain import examples
 from tests.export.families import FAMILIES
 from tests.export.makers import convert_sentencepiece, edit_json
-from tests.tiny import make_bpe_tokenizer, make_llama
+from tests.tiny import make_adapter, make_bpe_tokenizer, make_llama
 from tests.tiny_seq2seq import make_t5_tokenizer
 
 ROWS = 1024  # more than any of these tokenizers has tokens
@@ -259,6 +260,25 @@ def test_a_plan_for_what_is_no_gguf(tmp_path: Path) -> None:
     refuse("llama.cpp could not plan q4_k_m", lambda: planned_types(path, "q4_k_m", with_matrix=False))
 
 
+def test_a_plan_that_does_not_speak_of_every_tensor(tmp_path: Path) -> None:
+    """Another llama.cpp may write its lines otherwise than the pattern has them; a name with a space does so here."""
+    from gguf import GGUFWriter
+
+    path = tmp_path / "outline.gguf"
+    writer = GGUFWriter(path, "llama")
+    for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
+        getattr(writer, f"add_{key}")(256 if "length" in key else 1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for name in ("token_embd.weight", "blk.0.attn norm.weight"):
+        writer.add_tensor(name, np.zeros((256, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    message = refuse("does not say what it would do", lambda: planned_types(path, "q4_k_m", with_matrix=False))
+    assert "1 of 2 tensors" in message
+
+
 def test_documents_that_do_not_fit_the_context(adapter_folder: Path) -> None:
     long = Example("long", "Which room? " * 600, ("Room 527.",))
     message = refuse(
@@ -315,3 +335,18 @@ def test_numbers_no_model_can_have(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="does not describe a language model") as refusal:
         skeleton_of(folder)
     assert refusal.value.exit_code == 2
+
+
+def test_an_architecture_whose_head_is_its_own_affair(tmp_path: Path) -> None:
+    """Open-Llama has a head, but does not tell which module it is."""
+    from export.merge import merge_adapter
+
+    folder = make_llama(tmp_path / "m", layers=1)
+    adapter = make_adapter(tmp_path / "adapter", folder)
+    edit_json(folder / "config.json", model_type="open-llama", architectures=["OpenLlamaForCausalLM"])
+    message = refuse(
+        "the architecture has no input or output embeddings of its own",
+        lambda: merge_adapter(open_artifact(adapter), tmp_path / "merged"),
+    )
+    assert "OpenLlamaForCausalLM" in message
+    assert not (tmp_path / "merged").exists()

@@ -1,0 +1,37 @@
+"""transformers' tokenizer of a folder, or what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from contract.errors import AssayError, listed
+from contract.model_folder import VOCABULARIES
+
+_UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
+
+
+def load_tokenizer(folder: Path, where: str | None = None) -> Any:
+    """The Hugging Face tokenizer of a folder.
+
+    Args:
+        folder: with the tokenizer's files.
+        where: for messages, where the files are copies; the folder by default.
+
+    Raises:
+        AssayError: there is none, it cannot be read, or it needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    where = where or str(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # what `tokenizers` raises has no narrower type
+        if not any((folder / name).is_file() for name in VOCABULARIES):
+            raise AssayError("there is no tokenizer", where=where, expected=f"one of {listed(VOCABULARIES)}") from None
+        raise AssayError(
+            "the tokenizer cannot be loaded",
+            where=where,
+            got=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            hint=_UNREAD if type(error) is Exception else None,
+        ) from None
