@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from contract.errors import AssayError
+from export import onnx_trace
 from export.onnx_attention import fuse_attention
 from export.onnx_graph import FUSED_OPSET, OPSET, OnnxGraph, sort_nodes, write_graphs
 from export.onnx_mask import settle_mask
@@ -108,6 +109,18 @@ def test_another_mask_than_a_causal_one_stays_as_it_was_traced(tmp_path: Path) -
     for node in graph.nodes:
         if node.op_type == "LessOrEqual":
             node.op_type = "Less"  # nobody sees itself
+    fused, count = fuse_attention(graph)
+    assert count > 0
+    assert "seen" not in {name for node in fused.nodes for name in node.input}
+    assert largest_difference(graph, fused, tmp_path) < 1e-4
+
+
+@pytest.mark.parametrize("window", [4, 96])
+def test_a_mask_with_a_window_stays_as_it_was_traced(
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_trace, "_refuse_untraceable", lambda *_: None)  # which says no before
+    graph = traced(make_model(tmp_path / "model", "mistral-window", sliding_window=window), tmp_path / "traced")
     fused, count = fuse_attention(graph)
     assert count > 0
     assert "seen" not in {name for node in fused.nodes for name in node.input}
