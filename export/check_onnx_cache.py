@@ -21,7 +21,7 @@ _PAST_KEY, _PAST_VALUE = 4, 5
 _NEW_OF, _PAST_OF = {1: 1, 2: 2}, {1: _PAST_KEY, 2: _PAST_VALUE}
 _NO_VALUES = {"Shape", "Size", "DynamicQuantizeLinear"}  # dimensions and scales of a tensor
 _LAYER = re.compile(r"\.(\d+)/")
-_PROJECTION = re.compile(r"/([kv])(_proj)?/")  # one of its own; fused ones do not say what they make
+_PROJECTION = re.compile(r"/([qkv])(_proj)?/")  # one of its own; fused ones do not say what they make
 _CROSS = re.compile(r"/(EncDecAttention|encoder_attn)/")
 
 
@@ -83,7 +83,7 @@ class _Reader:
 
     def __init__(self, graph: OnnxGraph) -> None:
         self._name = graph.name
-        self._makers = {name: node for node in graph.nodes for name in node.output}
+        self._makers = {name: node for node in graph.nodes for name in node.output if name}
         self._takers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.nodes:
             for name in node.input:
@@ -94,7 +94,8 @@ class _Reader:
         name = self._origin(name)
         node = self._makers.get(name)
         if node is not None and node.op_type == ATTENTION:
-            return self._origin(node.input[_PAST_OF[list(node.output).index(name)]])
+            at = _PAST_OF.get(list(node.output).index(name))
+            return self._origin(node.input[at]) if at is not None and at < len(node.input) else None
         return self._origin(node.input[0]) if node is not None and node.op_type == "Concat" else None
 
     def _origin(self, name: str) -> str:
@@ -104,14 +105,26 @@ class _Reader:
 
     def misplaced(self, name: str) -> Iterator[str]:
         """Is what becomes present.NAME made by that layer's projection for it? By the names of projections."""
-        layer, part, cross = name.split(".")[0], name.rpartition(".")[2], ".encoder." in name
-        made_in = [(node, at[1]) for node in self._projections(PRESENT + name) if (at := _LAYER.search(node.name))]
-        if not made_in:
+        found = self._foreign(PRESENT + name, name, name.rpartition(".")[2][0])
+        if found is None:
             yield f"{self._name}: no layer makes {PRESENT}{name}"
+        for by in found or ():
+            yield f"{self._name}: {PRESENT}{name} is made by {by}"
+
+    def _foreign(self, tensor: str, name: str, kind: str) -> list[str] | None:
+        """The projections before a tensor that are not of `kind`, or not of the attention whose cache has that name.
+
+        Returns:
+            Their names, or None where there are no projections of any layer.
+        """
+        layer, cross = name.split(".")[0], ".encoder." in name
+        made_in = [(node, at[1]) for node in self._projections(tensor) if (at := _LAYER.search(node.name))]
+        foreign = []
         for node, number in made_in:
-            kind = _PROJECTION.search(node.name)
-            if number != layer or bool(_CROSS.search(node.name)) != cross or (kind and kind[1] != part[0]):
-                yield f"{self._name}: {PRESENT}{name} is made by {node.name.strip('/')}"
+            own = _PROJECTION.search(node.name)
+            if number != layer or bool(_CROSS.search(node.name)) != cross or (own and own[1] != kind):
+                foreign.append(node.name.strip("/"))
+        return foreign if made_in else None
 
     def _projections(self, tensor: str) -> Iterator[onnx.NodeProto]:
         """The products nearest before a tensor."""
@@ -126,13 +139,13 @@ class _Reader:
                 continue
             taken = node.input
             if node.op_type == ATTENTION and (part := list(node.output).index(at)) in _NEW_OF:
-                taken = [node.input[_NEW_OF[part]]]
+                taken = node.input[_NEW_OF[part] : _NEW_OF[part] + 1]
             new = [name for name in taken if name not in seen]
             seen.update(new)
             waiting += new
 
     def misuse(self, tensor: str, name: str) -> Iterator[str]:
-        """Is a key multiplied with queries and a value with weights, in the attention of its own layer?"""
+        """Is a key multiplied with that layer's queries and a value with weights, in the attention of its own layer?"""
         products = list(self._products(self._before_moves(tensor)))
         if not products:
             yield f"{self._name}: nothing uses {tensor}"
@@ -144,6 +157,9 @@ class _Reader:
                 used = "value" if self._is_behind_softmax(node.input[0]) else "key"
             if used != part:
                 yield f"{self._name}: {tensor} is used as a {used}"
+            if part == "key":
+                for by in self._foreign(node.input[0], name, "q") or ():
+                    yield f"{self._name}: {tensor} meets what {by} makes"
             at = _LAYER.search(node.name)
             if at and at[1] != layer:
                 yield f"{self._name}: {tensor} is used in layer {at[1]}"

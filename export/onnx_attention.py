@@ -161,8 +161,18 @@ class _Fuser:
         return (new, past, name) if belongs else None
 
     def _integers(self, name: str) -> list[int] | None:
-        values = self._constants.get(name)
-        return None if values is None else [int(value) for value in values.reshape(-1)]
+        """The numbers of a constant, or of one divided by another, as half a head's size is."""
+        if (values := self._constants.get(name)) is not None:
+            return [int(value) for value in values.reshape(-1)]
+        node = self._makers.get(name)
+        if node is not None and node.op_type in ("Cast", "Unsqueeze"):
+            return self._integers(node.input[0])
+        if node is None or node.op_type != "Div":
+            return None
+        match [self._integers(part) for part in node.input]:
+            case [[whole], [parts]] if parts and whole % parts == 0:
+                return [whole // parts]
+        return None
 
     def replace(self, cores: list[_Core]) -> None:
         """Write every core as one node, and drop what nothing needs any more."""
@@ -234,8 +244,20 @@ class _Fuser:
         source = plain.input[0]
         if first is None or second is None or not first.input[0] == second.input[0] == source:
             return None
+        size = self._shapes.get(source, [None])[-1]
+        if not isinstance(size, int) or size % 2 or _attribute(turned, "axis") not in (3, -1):
+            return None
+        if self._cut(first, size) != (0, size // 2) or self._cut(second, size) != (size // 2, size):
+            return None
         angles = [self._angles(plain.input[1], "Cos"), self._angles(across.input[1], "Sin")]
         return None if None in angles else (source, plain.input[1], across.input[1])
+
+    def _cut(self, part: onnx.NodeProto, size: int) -> tuple[int, int] | None:
+        """Where a Slice of [rows, heads, positions, size] along the last dimension begins and ends."""
+        begin, end, axis, *steps = (self._integers(name) for name in part.input[1:])
+        if not begin or not end or axis not in ([3], [-1]) or steps not in ([], [[1]]):
+            return None
+        return begin[0], min(end[0], size)
 
     def _angles(self, name: str, kind: str) -> tuple[str, float] | None:
         """(angles, factor) where `name` is factor·kind(angles), the angles written twice and spread over the heads."""

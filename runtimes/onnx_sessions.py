@@ -15,6 +15,7 @@ from contract.errors import AssayError, ModelError, NoEngineError, listed
 from runtimes.onnx_provider import PROVIDERS, Provider
 from runtimes.onnx_values import CUDA, HOST, Value, run_session
 
+_OLDEST = (1, 23, 1)  # 1.23.0 runs Attention, but gives grouped heads the wrong keys, and says nothing
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _PAST, _PRESENT = "past_key_values.", "present."
 _MACHINE = re.compile(r"bad.?alloc|failed to allocate|out of memory|CUDA (failure|error)|CUDNN|CUBLAS", re.IGNORECASE)
@@ -124,8 +125,9 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
 
     Raises:
         AssayError: there is no such file, or onnxruntime cannot load it.
-        NoEngineError: it would run elsewhere than was asked for.
+        NoEngineError: it would run elsewhere than was asked for, or onnxruntime is too old.
     """
+    _refuse_older(path)
     if not path.is_file():
         raise AssayError(
             "a graph of the model is missing",
@@ -144,6 +146,18 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
     inputs = {argument.name: argument for argument in session.get_inputs()}
     outputs = {argument.name: argument for argument in session.get_outputs()}
     return Graph(session, path, inputs, outputs, HOST if provider == "cpu" else CUDA)
+
+
+def _refuse_older(path: Path) -> None:
+    version = tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:3])
+    if version < _OLDEST:
+        raise NoEngineError(
+            "onnxruntime is too old: what it computes for grouped attention heads is wrong, or it does not know them",
+            where=str(path),
+            expected=f"onnxruntime {'.'.join(map(str, _OLDEST))} or newer",
+            got=onnxruntime.__version__,
+            hint="pip install --upgrade onnxruntime, or onnxruntime-gpu where that is installed",
+        )
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -26,10 +26,10 @@ class Muon(torch.optim.Optimizer):
     """Steps along orthogonalized momentum, as large as AdamW's would be.
 
     Args:
-        groups: each with "params", "matrices" (of two dimensions, for Muon; else AdamW takes them) and, where it
-            is another, "lr".
+        groups: each with "params", "matrices" (of two dimensions, for Muon; else AdamW takes them) and, where they
+            are others, "lr" and "weight_decay".
         lr: peak learning rate of both.
-        weight_decay: of both.
+        weight_decay: of both, per step and learning rate.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, weight_decay: float) -> None:
@@ -94,7 +94,8 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
 def muon_of(model: PreTrainedModel, learning_rate: float, weight_decay: float) -> Muon:
     """The optimizer for every weight of a model.
 
-    T5 does not divide its scores by √head size, so queries and keys move by √√head size less.
+    Norms and biases do not decay, as with train.optimizer: adamw. T5 does not divide its scores by √head size, so
+    queries and keys move by √√head size less.
     """
     head = model.get_output_embeddings()
     matrices: list[torch.Tensor] = []
@@ -104,9 +105,11 @@ def muon_of(model: PreTrainedModel, learning_rate: float, weight_decay: float) -
             gentle = model.config.model_type in _UNSCALED and name.endswith((".q", ".k"))
             (unscaled if gentle else matrices).append(module.weight)
     taken = {id(weight) for weight in [*matrices, *unscaled]}
+    rest = [weight for weight in model.parameters() if id(weight) not in taken]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "matrices": True},
-        {"params": [weight for weight in model.parameters() if id(weight) not in taken]},
+        {"params": [weight for weight in rest if weight.ndim > 1]},
+        {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
     ]
     if unscaled:
         groups.append({"params": unscaled, "matrices": True, "lr": learning_rate * model.config.d_kv**-0.25})

@@ -124,12 +124,27 @@ def test_another_process_writes_the_same_bytes(made: Made, model: Path, tmp_path
     assert again == {precision: artifact.digest for precision, artifact in made.items()}
 
 
-def test_optimums_own_class_loads_the_folder(made: Made, model: Path) -> None:
+def test_optimums_own_class_writes_what_transformers_writes(made: Made, model: Path) -> None:
+    """In a batch, padded on the side that the kind of model has it."""
+    import torch
+    import transformers
     from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
 
-    loader = ORTModelForCausalLM if model.name == "llama" else ORTModelForSeq2SeqLM
-    loaded = loader.from_pretrained(made["fp32"].folder, local_files_only=True)
-    assert loaded.can_generate()
+    causal = model.name == "llama"
+    ours = (ORTModelForCausalLM if causal else ORTModelForSeq2SeqLM).from_pretrained(
+        made["fp32"].folder, local_files_only=True
+    )
+    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
+    theirs = auto.from_pretrained(model, dtype=torch.float32).eval()
+    random, width = np.random.default_rng(3), 30
+    ids, seen = np.full((3, width), 2), np.zeros((3, width), np.int64)
+    for row, size in enumerate((width, 11, 3)):
+        shown = slice(width - size, width) if causal else slice(0, size)
+        ids[row, shown], seen[row, shown] = random.integers(5, 200, size), 1
+    given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(seen), "max_new_tokens": 12}
+    for beams in (1, 3):
+        one, two = (loaded.generate(**given, num_beams=beams, do_sample=False) for loaded in (ours, theirs))
+        assert one.tolist() == two.tolist()
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

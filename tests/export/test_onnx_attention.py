@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from contract.errors import AssayError
+from export import onnx_trace
 from export.onnx_attention import fuse_attention
 from export.onnx_graph import FUSED_OPSET, OPSET, OnnxGraph, sort_nodes, write_graphs
 from export.onnx_mask import settle_mask
@@ -114,6 +115,18 @@ def test_another_mask_than_a_causal_one_stays_as_it_was_traced(tmp_path: Path) -
     assert largest_difference(graph, fused, tmp_path) < 1e-4
 
 
+@pytest.mark.parametrize("window", [4, 96])
+def test_a_mask_with_a_window_stays_as_it_was_traced(
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_trace, "_refuse_untraceable", lambda *_: None)  # which says no before
+    graph = traced(make_model(tmp_path / "model", "mistral-window", sliding_window=window), tmp_path / "traced")
+    fused, count = fuse_attention(graph)
+    assert count > 0
+    assert "seen" not in {name for node in fused.nodes for name in node.input}
+    assert largest_difference(graph, fused, tmp_path) < 1e-4
+
+
 def test_a_mask_of_other_inputs_is_left_alone(tmp_path: Path) -> None:
     graph = traced(make_llama(tmp_path / "model"), tmp_path / "traced")
     fused, _ = fuse_attention(graph)
@@ -166,11 +179,44 @@ def test_what_looks_otherwise_stays_as_it_was_traced(change: object, tmp_path: P
     assert fused is graph
 
 
-def test_turned_halves_the_wrong_way_round_are_not_taken_for_a_rotation(tmp_path: Path) -> None:
+def rotations(graph: OnnxGraph) -> list[tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto, onnx.NodeProto]]:
+    """Per rotation the Concat, what makes the second half negative, and the Slices of second and first half."""
+    makers = {name: node for node in graph.nodes for name in node.output}
+    return [
+        (node, makers[node.input[0]], makers[makers[node.input[0]].input[0]], makers[node.input[1]])
+        for node in graph.nodes
+        if node.op_type == "Concat" and len(node.input) == 2 and "Neg" in node.input[0]
+    ]
+
+
+def negative_last(graph: OnnxGraph) -> None:
+    for joined, _, _, _ in rotations(graph):
+        joined.input[0], joined.input[1] = joined.input[1], joined.input[0]
+
+
+def negative_first_half(graph: OnnxGraph) -> None:
+    for joined, negative, _, _ in rotations(graph):
+        negative.input[0], joined.input[1] = joined.input[1], negative.input[0]
+
+
+def every_second(graph: OnnxGraph) -> None:
+    """Even and odd places instead of halves."""
+    values = [("part/zero", 0), ("part/one", 1), ("part/two", 2), ("part/end", 2**62)]
+    constants = [
+        onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.array([value])))
+        for name, value in values
+    ]
+    for _, _, second, first in rotations(graph):
+        for part, begin in ((second, "part/one"), (first, "part/zero")):
+            part.input[1], part.input[2], part.input[4] = begin, "part/end", "part/two"
+    graph.set_nodes([*constants, *graph.nodes])
+
+
+@pytest.mark.parametrize("change", [negative_last, negative_first_half, every_second])
+def test_another_rotation_is_not_taken_for_the_operators(change: object, tmp_path: Path) -> None:
     graph = traced(make_llama(tmp_path / "model"), tmp_path / "traced")
-    for node in graph.nodes:
-        if node.op_type == "Concat" and len(node.input) == 2 and "Neg" in node.input[0]:
-            node.input[0], node.input[1] = node.input[1], node.input[0]
+    assert callable(change)
+    change(graph)
     fused, count = fuse_attention(graph)
     assert count > 0
     assert "RotaryEmbedding" not in kinds(fused)

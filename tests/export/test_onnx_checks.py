@@ -128,6 +128,33 @@ def swapped_appended(graph: str, first: str, second: str) -> Damage:
     return damage
 
 
+def taken_from(taker: int, at: int, maker: int, other: int) -> Damage:
+    """An Attention node of a causal graph takes what another, or itself, takes elsewhere."""
+
+    def damage(graphs: dict[str, OnnxGraph]) -> None:
+        attentions = [node for node in graphs["model"].nodes if node.op_type == "Attention"]
+        attentions[taker].input[at] = attentions[maker].input[other]
+
+    return damage
+
+
+def swapped_queries(graphs: dict[str, OnnxGraph]) -> None:
+    """Queries where keys belong, and keys where queries do."""
+    node = next(node for node in graphs["model"].nodes if node.op_type == "Attention")
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+def without_past(graphs: dict[str, OnnxGraph]) -> None:
+    """An attention that forgets what was before."""
+    del next(node for node in graphs["model"].nodes if node.op_type == "Attention").input[4:]
+
+
+def mixed_as_key(graphs: dict[str, OnnxGraph]) -> None:
+    """What an attention mixes becomes its keys."""
+    node = next(node for node in graphs["model"].nodes if node.op_type == "Attention")
+    node.output[0], node.output[1] = node.output[1], node.output[0]
+
+
 def without_output(graph: str, name: str) -> Damage:
     def damage(graphs: dict[str, OnnxGraph]) -> None:
         outputs = graphs[graph].proto.graph.output
@@ -248,6 +275,37 @@ DAMAGES: list[tuple[str, str, Damage, str]] = [
         swapped_appended("decoder_with_past_model", "present.0.decoder.value", "present.1.decoder.value"),
         "present.0.decoder.value is made by decoder/block.1/layer.0/SelfAttention/v/MatMul",
     ),
+    (
+        "llama",
+        "fp32",
+        swapped_queries,
+        "model: present.0.key is made by model/layers.0/self_attn/q_proj/MatMul, model: past_key_values.0.key meets "
+        "what model/layers.0/self_attn/k_proj/MatMul makes",
+    ),
+    (
+        "llama",
+        "int4",
+        taken_from(0, 2, 0, 0),
+        "model: present.0.value is made by model/layers.0/self_attn/q_proj/MatMul",
+    ),
+    (
+        "llama",
+        "int8",
+        taken_from(1, 0, 0, 0),
+        "model: past_key_values.1.key meets what model/layers.0/self_attn/q_proj/MatMul",
+    ),
+    (
+        "bart",
+        "fp32",
+        swapped_inputs(
+            "decoder_model",
+            "/model/decoder/layers.0/self_attn/q_proj/Add_output_0",
+            "/model/decoder/layers.0/encoder_attn/q_proj/Add_output_0",
+        ),
+        "decoder_model: present.0.decoder.key meets what model/decoder/layers.0/encoder_attn/q_proj/MatMul makes",
+    ),
+    ("llama", "fp32", without_past, "model: present.0.key goes on from nothing"),
+    ("llama", "fp32", mixed_as_key, "model: present.0.key goes on from nothing"),
     ("llama", "fp32", without_output("model", "present.1.value"), "model: no output present.1.value"),
     (
         "t5",
@@ -365,6 +423,44 @@ def test_what_only_running_shows_is_seen(
         check_logits(models["t5"], {"fp32": artifact.folder}, PromptSpec(), threads=1)
     assert "fp32: with cache: logits differ" in str(no.value)
     assert "without cache: logits" not in str(no.value)
+
+
+def without_mask(graph: OnnxGraph) -> None:
+    """Every position sees every other."""
+    for node in graph.nodes:
+        if node.op_type == "Attention":
+            node.input[3] = ""
+
+
+def other_scale(graph: OnnxGraph) -> None:
+    """Weights of attention a little flatter than they should be."""
+    [scale] = [
+        item
+        for node in graph.nodes
+        if node.op_type == "Attention" and ".1/" in node.name
+        for item in node.attribute
+        if item.name == "scale"
+    ]
+    scale.f *= 0.95
+
+
+def keys_not_rotated(graph: OnnxGraph) -> None:
+    """Keys are cached as they are, without their positions."""
+    makers = {node.output[0]: node for node in graph.nodes}
+    node = next(node for node in graph.nodes if node.op_type == "Attention")
+    assert makers[node.input[1]].op_type == "RotaryEmbedding"
+    node.input[1] = makers[node.input[1]].input[0]
+
+
+@pytest.mark.parametrize("damage", [without_mask, other_scale, keys_not_rotated])
+def test_an_attention_that_computes_something_else_is_seen(
+    damage: Callable[[OnnxGraph], None], models: dict[str, Path], made: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    artifact = damaged(made["llama", "fp32"], tmp_path / "damaged", lambda graphs: damage(graphs["model"]))
+    with pytest.raises(CheckFailed, match="does not compute what its source does") as no:
+        check_logits(models["llama"], {"fp32": artifact.folder}, PromptSpec(), threads=1)
+    assert "fp32: without cache: logits differ" in str(no.value)
+    assert "fp32: with cache: logits differ" in str(no.value)
 
 
 def test_other_ids_and_stop_ids_are_seen(

@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from contract.artifact import open_artifact
 from contract.model_folder import read_json
 from contract.runtime import GenerateParams, Runtime
+from export.to_onnx import export_onnx
 from runtimes import load_runtime
 from tests.said import say_at_the_end
 from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_bart, make_t5
 
-KINDS = ("llama", "t5", "bart")
+KINDS = ("llama", "fused", "t5", "bart")  # fused: as Assay exports it, the others as Optimum alone does
 LENGTHS = (3, 8, 13, 21, 34, 50)
 EACH = 34  # prompts of each length: 204 in all
 
@@ -105,9 +106,15 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("equal") / "model"
     makers = {"llama": lambda: make_llama(folder, dtype="float32"), "t5": lambda: make_t5(folder)}
     makers["bart"] = lambda: make_bart(folder)
+    makers["fused"] = makers["llama"]
     makers[request.param]()
-    seq2seq = request.param != "llama"
-    out = export_folder(folder, folder.parent / "onnx", seq2seq=seq2seq)
+    seq2seq = request.param in ("t5", "bart")
+    if request.param == "fused":
+        [made] = export_onnx(open_artifact(folder), folder.parent / "onnx", precisions=["fp32"])
+        assert "Attention" in made.manifest.details["submodels"]["model"]["operators"]
+        out = made.folder
+    else:
+        out = export_folder(folder, folder.parent / "onnx", seq2seq=seq2seq)
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     config = {**read_json(folder / "config.json"), **read_json(folder / "generation_config.json")}
     return Pair(

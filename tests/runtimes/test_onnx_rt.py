@@ -192,6 +192,19 @@ def test_the_execution_provider_is_never_another(
     load(artifact, provider="cpu").close()
 
 
+@pytest.mark.parametrize("version", ["1.22.1", "1.23.0", "1.9.0"])
+def test_an_onnxruntime_that_computes_attention_wrongly_is_refused(
+    folders: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    for kind in ("llama", "t5"):
+        with pytest.raises(NoEngineError, match=r"expected: onnxruntime 1\.23\.1 or newer") as no:
+            load(open_artifact(folders[kind][1]))
+        assert version in str(no.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -90,6 +90,21 @@ def test_it_takes_every_weight_once_and_the_layers_matrices_by_muon(tmp_path: Pa
     assert names == {name for name, weight in model.named_parameters() if "proj" in name}
 
 
+def test_what_decays_is_what_decays_with_adamw() -> None:
+    from transformers import Trainer
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16, n_positions=8))
+    taken = muon_of(model, 1e-3, 0.1)
+    decaying = {id(weight) for group in taken.param_groups if group["weight_decay"] for weight in group["params"]}
+    names = {name for name, weight in model.named_parameters() if id(weight) in decaying}
+    assert names == set(Trainer.get_decay_parameter_names(None, model)) & dict(model.named_parameters()).keys()  # type: ignore[arg-type]
+    start = model.transformer.ln_f.weight.detach().clone()
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    taken.step()
+    assert torch.equal(model.transformer.ln_f.weight, start)
+
+
 def test_gpt2s_layers_are_matrices_too() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16, n_positions=8))
     by_muon = muon_of(model, 1e-3, 0.0).param_groups[0]["params"]
