@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,15 @@ import pytest
 
 from contract.artifact import open_artifact
 from contract.prompt import PromptSpec
-from contract.runtime import GenerateParams, Runtime
+from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.distance import TokenDistances, token_distances
 from evalsuite.own_words import Start, start_of, write
 from export.to_gguf import export_gguf
 from runtimes import load_runtime
 from tests.evalsuite.chain import examples
 from tests.tiny import make_llama
+
+NEAR_TIE = 1e-3  # llama.cpp reads many tokens by other kernels than one; which ones depends on the processor
 
 
 def along(tops: list[int]) -> TokenDistances:
@@ -64,6 +68,13 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> list[Runtime]:
     return [load_runtime(artifact, threads=1, parallel=8) for artifact in (folder, *made)]
 
 
+def gap(runtime: Runtime, prompt: Sequence[int], one: Completion, other: Completion) -> float:
+    """How far apart the logits of the two are where they part."""
+    at = next(index for index, (a, b) in enumerate(zip_longest(one.ids, other.ids)) if a != b)
+    [logits] = runtime.score([(prompt, one.ids[: at + 1])])
+    return abs(float(logits[at, one.ids[at]] - logits[at, other.ids[at]]))
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_is_known_and_what_is_asked_for_make_the_whole_summary(runtimes: list[Runtime], which: int) -> None:
     reference, runtime = runtimes[0], runtimes[which]
@@ -79,13 +90,18 @@ def test_what_is_known_and_what_is_asked_for_make_the_whole_summary(runtimes: li
     starts = [start_of(t, s, runtime.stop_ids, 20) for t, s in zip(targets, scored, strict=True)]
     found = write(runtime, prompts, starts, params)
     plain = runtime.generate(prompts, params)
-    for ours, theirs in zip(found, plain, strict=True):
+    ties = 0
+    for prompt, ours, theirs in zip(prompts, found, plain, strict=True):
+        if ours.ids != theirs.ids and gap(runtime, prompt, ours, theirs) < NEAR_TIE:
+            ties += 1
+            continue
         assert (ours.ids, ours.text, ours.stop, ours.prompt_tokens) == (
             theirs.ids,
             theirs.text,
             theirs.stop,
             theirs.prompt_tokens,
         )
+    assert ties <= (0 if which == 0 else 2)
     complete = sum(start.stop is not None for start in starts)
     assert complete == len(starts) if which == 0 else complete < len(starts) if which == 2 else True
 
