@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnxruntime
 
 from contract.errors import AssayError, ModelError, NoEngineError, listed
 from runtimes.onnx_provider import PROVIDERS, Provider
-from runtimes.onnx_values import CUDA, HOST, Value, run_session
+from runtimes.onnx_values import CUDA, HOST, Places, Value, run_session
 
 _OLDEST = (1, 23, 1)  # 1.23.0 runs Attention, but gives grouped heads the wrong keys, and says nothing
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
@@ -55,9 +56,8 @@ class Graph:
             ModelError: onnxruntime could not; what goes in was checked before, so the graph is at fault.
             NoEngineError: the machine's memory or its device is.
         """
-        places = {name: self.device if name.startswith(_PRESENT) else HOST for name in wanted}
         try:
-            return run_session(self.session, given, places, partly=partly)
+            return run_session(self.session, given, _places(tuple(wanted), self.device), partly=partly)
         except Exception as error:
             raise _failed("the graph does not run", self.path, error) from None
 
@@ -185,6 +185,12 @@ def _failed(what: str, path: Path, error: Exception) -> AssayError:
     if isinstance(error, MemoryError) or _MACHINE.search(text):
         return NoEngineError(f"{what} on this machine", where=str(path), got=reason)
     return ModelError(what, where=str(path), got=reason)
+
+
+@lru_cache(maxsize=256)
+def _places(wanted: tuple[str, ...], device: Any) -> Places:
+    """Where outputs are to lie; asked for at every token."""
+    return Places(list(wanted), [device if name.startswith(_PRESENT) else HOST for name in wanted])
 
 
 def refuse_unpaired(reads: list[CacheEntry], writes: list[CacheEntry], where: Path) -> None:

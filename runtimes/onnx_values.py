@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -16,6 +16,13 @@ CUDA = engine.OrtDevice(engine.OrtDevice.cuda(), engine.OrtDevice.default_memory
 _ALL = onnxruntime.RunOptions()
 _WHAT_IS_ASKED = onnxruntime.RunOptions()  # no node that no wanted output needs
 _WHAT_IS_ASKED.only_execute_path_to_fetches = True
+
+
+class Places(NamedTuple):
+    """Names of outputs, and the device each is to be on."""
+
+    names: list[str]
+    devices: list[Any]
 
 
 def array_of(value: Value) -> np.ndarray:
@@ -33,7 +40,7 @@ def rows_of(values: Sequence[Value], rows: np.ndarray, device: Any) -> list[Valu
 def run_session(
     session: onnxruntime.InferenceSession,
     given: Mapping[str, Value],
-    wanted: Mapping[str, Any],
+    wanted: Places,
     *,
     partly: bool,
 ) -> list[Value]:
@@ -42,17 +49,18 @@ def run_session(
     Args:
         session: of the graph.
         given: its inputs, by name.
-        wanted: names of outputs, and the device each is to be on.
+        wanted: its outputs.
         partly: leave out the nodes that none of these needs.
 
     Returns:
         The outputs, in the order wanted.
     """
     inputs, outputs = engine.OrtValueVector(), engine.OrtValueVector()
+    inputs.reserve(len(given))
     for value in given.values():  # which holds the arrays, whose memory is used as it is
         if isinstance(value, np.ndarray):
             value = engine.OrtValue.ortvalue_from_numpy(value, HOST)
         inputs.push_back(value)
     options = _WHAT_IS_ASKED if partly else _ALL
-    session.run_with_ortvaluevector(options, list(given), inputs, list(wanted), outputs, list(wanted.values()))
-    return list(outputs)
+    session.run_with_ortvaluevector(options, list(given), inputs, wanted.names, outputs, wanted.devices)
+    return [outputs[at] for at in range(len(wanted.names))]  # iterating over it takes six times as long
