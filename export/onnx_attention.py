@@ -25,6 +25,8 @@ _SAME = {
     *("Sin", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
+_Angles = tuple[str, float]  # the tensor [rows, positions, size / 2], and what its cosines or sines are multiplied with
+
 
 @dataclass(frozen=True)
 class _Core:
@@ -227,8 +229,8 @@ class _Fuser:
         flat = reshaped.input[0]
         return (flat, name if rotated else "") if len(self._shapes.get(flat, ())) == 3 else None
 
-    def _rotation(self, name: str) -> tuple[str, str, str] | None:
-        """(x, cosines, sines) where `name` is x·cos + turned(x)·sin; the two are [rows, 1, positions, size].
+    def _rotation(self, name: str) -> tuple[str, _Angles, _Angles] | None:
+        """(x, of cosines, of sines) where `name` is x·cos + turned(x)·sin.
 
         `turned` is the second half, negative, and then the first (Su et al. 2021, as transformers' Llama has it).
         """
@@ -249,8 +251,8 @@ class _Fuser:
             return None
         if self._cut(first, size) != (0, size // 2) or self._cut(second, size) != (size // 2, size):
             return None
-        angles = [self._angles(plain.input[1], "Cos"), self._angles(across.input[1], "Sin")]
-        return None if None in angles else (source, plain.input[1], across.input[1])
+        cosines, sines = self._angles(plain.input[1], "Cos"), self._angles(across.input[1], "Sin")
+        return None if cosines is None or sines is None else (source, cosines, sines)
 
     def _cut(self, part: onnx.NodeProto, size: int) -> tuple[int, int] | None:
         """Where a Slice of [rows, heads, positions, size] along the last dimension begins and ends."""
@@ -259,7 +261,7 @@ class _Fuser:
             return None
         return begin[0], min(end[0], size)
 
-    def _angles(self, name: str, kind: str) -> tuple[str, float] | None:
+    def _angles(self, name: str, kind: str) -> _Angles | None:
         """(angles, factor) where `name` is factor·kind(angles), the angles written twice and spread over the heads."""
         spread = self._maker(name, "Unsqueeze")
         if spread is None or self._integers(spread.input[1]) != [1]:
@@ -291,12 +293,10 @@ class _Fuser:
         inputs = [flat or source, self._half(cosines, "Cos"), self._half(sines, "Sin")]
         return self._make("RotaryEmbedding", inputs, f"{name}_rotated", **({"num_heads": heads} if flat else {}))
 
-    def _half(self, name: str, kind: str) -> str:
+    def _half(self, found: _Angles, kind: str) -> str:
         """Cosines or sines, [rows, positions, size / 2]: of the angles once."""
         import numpy as np
 
-        found = self._angles(name, kind)
-        assert found is not None, "its rotation was recognized"
         angles, factor = found
         made = self._make(kind, [self._plain_angles(angles)], f"{angles}_{kind.lower()}")
         if factor == 1:
@@ -322,8 +322,8 @@ class _Fuser:
 
         column_of = self._make("Unsqueeze", ["position_ids", self._constant("rope/last", np.array([2]))], "rope/column")
         positions = self._make("Cast", [column_of], "rope/positions", to=onnx.TensorProto.FLOAT)
-        row = self._constant("rope/frequencies", frequencies.reshape(1, 1, -1))
-        return self._make("Mul", [positions, row], "rope/angles")
+        row = self._constant(f"{name}_frequencies", frequencies.reshape(1, 1, -1))  # layers may differ in them
+        return self._make("Mul", [positions, row], f"{name}_plain")
 
     def _make(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """A node of one output, made once; its name is the output's."""

@@ -223,6 +223,37 @@ def test_another_rotation_is_not_taken_for_the_operators(change: object, tmp_pat
     assert largest_difference(graph, fused, tmp_path) < 1e-4
 
 
+def test_layers_that_rotate_at_other_frequencies_keep_their_own(tmp_path: Path) -> None:
+    graph = traced(make_llama(tmp_path / "model"), tmp_path / "traced")
+    shared = "/model/layers.0/self_attn/Unsqueeze_"  # cosines and sines, which layer 0 spreads for all
+    spread = {node.output[0] for node in graph.nodes if node.name in (f"{shared}6", f"{shared}7")}
+    nodes: list[onnx.NodeProto] = []
+    copied: dict[str, str] = {}
+    for node in graph.nodes:
+        nodes.append(node)
+        frequencies = node.op_type == "Constant" and onnx.numpy_helper.to_array(node.attribute[0].t).ndim == 3
+        if frequencies or "/rotary_emb/" in node.name or node.output[0] in spread:
+            other = onnx.NodeProto()
+            other.CopyFrom(node)
+            other.name, copied[node.output[0]] = f"{node.name}_other", f"{node.output[0]}_other"
+            other.input[:] = [copied.get(name, name) for name in node.input]
+            other.output[:] = [copied[node.output[0]]]
+            if frequencies:
+                values = onnx.numpy_helper.to_array(node.attribute[0].t) / 3
+                other.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32)))
+            nodes.append(other)
+    for node in nodes:
+        if "/layers.1/" in node.name:
+            node.input[:] = [copied[name] if name in spread else name for name in node.input]
+    graph.set_nodes(nodes)
+    fused, count = fuse_attention(graph)
+    assert len(spread) == 2
+    assert count > 1
+    assert kinds(fused).count("RotaryEmbedding") == 2 * count
+    assert kinds(fused).count("Cos") == 2
+    assert largest_difference(graph, fused, tmp_path) < 1e-4
+
+
 def test_nodes_in_a_circle_are_an_error(tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("Neg", [a], [b]) for a, b in (("x", "y"), ("y", "x"))]
     graph = OnnxGraph("model", onnx.ModelProto(), {})
