@@ -27,6 +27,7 @@ class CausalDecoder:
         self._graph = graph
         self._entries = graph.past()
         refuse_unpaired(self._entries, graph.presents(), graph.path)
+        self._pasts = [entry.past for entry in self._entries]
         self._presents = [entry.present for entry in self._entries]
         self.vocab_size = graph.vocab_size()
 
@@ -73,7 +74,7 @@ class CausalDecoder:
             given["position_ids"] = np.maximum(self._positions + np.arange(more), 0)
         if "attention_mask" in self._graph.inputs:
             given["attention_mask"] = np.ascontiguousarray(self._seen[:, : self._used + more])
-        given.update(zip((entry.past for entry in self._entries), self._cache, strict=True))
+        given.update(zip(self._pasts, self._cache, strict=True))
         found = self._graph.run(given, [*wanted, *self._presents], partly=not wanted)
         self._cache = found[len(wanted) :]
         self._used += more

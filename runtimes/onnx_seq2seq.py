@@ -38,6 +38,8 @@ class Seq2SeqDecoder:
             graph.require(("input_ids", "encoder_attention_mask"), ("logits",))
         self._first.require(("encoder_hidden_states",), ())
         self._own, self._cross = self._caches()
+        self._own_pasts, self._own_presents = _pasts(self._own), _presents(self._own)
+        self._cross_pasts = _pasts(self._cross)
         self.vocab_size = self._first.vocab_size()
 
     def _caches(self) -> tuple[list[CacheEntry], list[CacheEntry]]:
@@ -72,7 +74,7 @@ class Seq2SeqDecoder:
             given[_BRANCH] = _NO
             both = [*self._own, *self._cross]
             given.update(zip(_pasts(both), empty_cache(both, rows), strict=True))
-        logits, *made = self._first.run(given, ["logits", *_presents(self._own), *_presents(self._cross)])
+        logits, *made = self._first.run(given, ["logits", *self._own_presents, *_presents(self._cross)])
         self._own_cache, self._cross_cache = made[: len(self._own)], made[len(self._own) :]
         return _as_float(logits)
 
@@ -93,9 +95,9 @@ class Seq2SeqDecoder:
         given.update((name, value) for name, value in self._about.items() if name in self._later.inputs)
         if _BRANCH in self._later.inputs:
             given[_BRANCH] = _YES
-        given.update(zip(_pasts(self._own), self._own_cache, strict=True))
-        given.update(zip(_pasts(self._cross), self._cross_cache, strict=True))
-        logits, *self._own_cache = self._later.run(given, ["logits", *_presents(self._own)])
+        given.update(zip(self._own_pasts, self._own_cache, strict=True))
+        given.update(zip(self._cross_pasts, self._cross_cache, strict=True))
+        logits, *self._own_cache = self._later.run(given, ["logits", *self._own_presents])
         return _as_float(logits)
 
     def keep(self, rows: Sequence[int]) -> None:
