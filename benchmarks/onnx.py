@@ -1,14 +1,16 @@
 """Which engine decodes ONNX graphs? Ours, Optimum's `generate` and onnxruntime-genai on the same exported files.
 
-    python -m benchmarks.onnx [--models tiny-llama,tiny-t5] [--precisions fp32,int8] [--genai PYTHON] [--rounds 3]
+    python -m benchmarks.onnx [--models tiny-llama,tiny-t5] [--precisions fp32,int8] [--genai PYTHON] [--rounds 15]
                               [--prompt 100] [--tokens 100] [--threads 1] [--work FOLDER]
 
 In float32 Optimum runs its own export of the same weights too ("optimum-own"), as it comes from `optimum-cli`.
 Models: tiny-llama, tiny-t5 and tiny-bart are the embedded bases; llama-0.2b and t5-0.2b have random weights; a folder
-holds any other model. An engine is a process of its own that loads the ONNX folder, then writes the same number of
-tokens greedily behind the same prompts, one alone and eight together; the engines take turns and medians are compared.
-CPU time is what a busy machine disturbs least. PYTHON is that of an environment with onnxruntime-genai, which
-runs decoder-only models; without it that row is left out. A ratio over 1 says that ours is faster.
+holds any other model. An engine is a process of its own that loads the ONNX folder; then all take turns at writing the
+same number of tokens greedily behind the same prompts, one alone and eight together. A ratio is the median over the
+rounds of what ours and the other needed in the same round, with the middle half of them in brackets: a machine's speed
+changes from second to second, and turns as short as these share it. Over 1 says that ours is faster. "decode" is what
+comes behind the first token. PYTHON is that of an environment with onnxruntime-genai, which runs decoder-only models;
+without it that row is left out.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
+from statistics import median, quantiles
+from subprocess import PIPE
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -100,25 +103,26 @@ def genai(folder: Path, threads: int) -> Write:
     return write
 
 
-def measure(engine: str, folder: Path, prompts: list[list[int]], tokens: int, threads: int) -> dict[str, Any]:
-    """In a process of its own: load, warm up, measure."""
+def work(engine: str, folder: Path, prompts: list[list[int]], tokens: int, threads: int) -> None:
+    """In a process of its own: load and warm up; then for every line, which says how many prompts, a measurement."""
     began_s = time.perf_counter()
     write = {"ours": ours, "optimum": optimum, "genai": genai}[engine](folder, threads)
-    found: dict[str, Any] = {"load_s": time.perf_counter() - began_s}
+    loaded = {"load_s": time.perf_counter() - began_s}
     for batch in BATCHES:
-        chosen = prompts[:batch]
-        write(chosen, 2)
+        write(prompts[:batch], 2)
+    print(json.dumps(loaded), flush=True)
+    for line in sys.stdin:
+        chosen = prompts[: int(line)]
         began_s = time.perf_counter()
         write(chosen, 1)
         first_s = time.perf_counter() - began_s
-        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        began_s = time.perf_counter()
         made = write(chosen, tokens)
-        took_s, used_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
-        found[str(batch)] = {"first_ms": first_s * 1000, "per_s": made / took_s, "cpu_ms": used_s / made * 1000}
-    status = Path("/proc/self/status").read_text().splitlines()
-    [peak] = [line.split()[1] for line in status if line.startswith("VmHWM")]  # ru_maxrss remembers the parent's
-    found["peak_mib"] = int(peak) / 1024
-    return found
+        took_s = time.perf_counter() - began_s
+        status = Path("/proc/self/status").read_text().splitlines()
+        [peak] = [line.split()[1] for line in status if line.startswith("VmHWM")]  # ru_maxrss remembers the parent's
+        found = {"first_s": first_s, "whole_s": took_s, "made": made, "peak_mib": int(peak) / 1024}
+        print(json.dumps(found), flush=True)
 
 
 def genai_folder(folder: Path, out: Path, threads: int) -> Path:
@@ -220,8 +224,8 @@ def own_export(name: str, scratch: Path) -> Path:
     return out
 
 
-def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every engine's measurements, one per round; the engines take turns."""
+def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: Path) -> dict[str, Engine]:
+    """Every engine's measurements; the engines take turns, and who begins changes from round to round."""
     config = json.loads((folder / "config.json").read_text())
     random = np.random.default_rng(0)
     prompts = random.integers(10, config["vocab_size"] - 10, (max(BATCHES), options.prompt)).tolist()
@@ -234,46 +238,86 @@ def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: P
     if options.genai and not config.get("is_encoder_decoder"):
         linked = genai_folder(folder, scratch / "genai" / folder.parent.name / folder.name, options.threads)
         commands["genai"] = [options.genai, __file__, "--worker", "genai", str(linked), *fed, threads]
-    found: dict[str, list[dict[str, Any]]] = {engine: [] for engine in commands}
-    for _ in range(options.rounds):
-        for engine, command in commands.items():
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{engine} failed:\n{done.stderr[-3000:]}")
-            found[engine].append(json.loads(done.stdout.splitlines()[-1]))
-    return found
+    with ExitStack() as stack:
+        engines = {engine: Engine(engine, command, stack) for engine, command in commands.items()}
+        order = list(engines.values())
+        for _ in range(options.rounds):
+            for batch in BATCHES:
+                for engine in order:
+                    engine.turn(batch)
+            order = [*order[1:], order[0]]
+    return engines
 
 
-def show(label: str, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Medians of every engine, and ours over each of the others."""
+class Engine:
+    """A process that writes when it is its turn, and what that took."""
 
-    def of(engine: str, batch: str, key: str) -> float:
-        return median(one[batch][key] for one in found[engine])
+    def __init__(self, name: str, command: list[str], stack: ExitStack) -> None:
+        self._name = name
+        self._errors = stack.enter_context(TemporaryFile("w+"))
+        self._process = stack.enter_context(
+            subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=self._errors, text=True)
+        )
+        self.load_s = self._answer()["load_s"]
+        self.turns: dict[int, list[dict[str, float]]] = {batch: [] for batch in BATCHES}
 
-    for batch in map(str, BATCHES):
-        for engine, rounds in found.items():
-            load, peak = (median(one[key] for one in rounds) for key in ("load_s", "peak_mib"))
-            ratio = f"{of('ours', batch, 'per_s') / of(engine, batch, 'per_s'):5.2f}"
-            cpu = f"{of(engine, batch, 'cpu_ms') / of('ours', batch, 'cpu_ms'):5.2f}"
+    def turn(self, batch: int) -> None:
+        """Let it write."""
+        assert self._process.stdin is not None
+        print(batch, file=self._process.stdin, flush=True)
+        self.turns[batch].append(self._answer())
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, float] = json.loads(line)
+                return found
+        self._errors.seek(0)
+        sys.exit(f"{self._name} failed:\n{self._errors.read()[-3000:]}")
+
+
+def decode_s(turn: dict[str, float]) -> float:
+    """Seconds behind the first token."""
+    return turn["whole_s"] - turn["first_s"]
+
+
+def show(label: str, engines: dict[str, Engine], tokens: int) -> None:
+    """Medians of every engine, and the others' time over ours."""
+    for batch in BATCHES:
+        own = engines["ours"].turns[batch]
+        for name, engine in engines.items():
+            turns = engine.turns[batch]
+            rate = median(turn["made"] / turn["whole_s"] for turn in turns)
+            step = median(decode_s(turn) for turn in turns) * 1000 / max(tokens - 1, 1)
+            first_ms, peak = (median(turn[key] for turn in turns) for key in ("first_s", "peak_mib"))
+            whole = spread([turn["whole_s"] / mine["whole_s"] for turn, mine in zip(turns, own, strict=True)])
+            decode = spread([decode_s(turn) / decode_s(mine) for turn, mine in zip(turns, own, strict=True)])
             print(
-                f"{label:<18} batch {batch}  {engine:<11} {of(engine, batch, 'per_s'):8.1f} tokens/s  first token "
-                f"{of(engine, batch, 'first_ms'):8.1f} ms  CPU {of(engine, batch, 'cpu_ms'):8.3f} ms/token  load "
-                f"{load:5.2f} s  peak {peak:6.0f} MiB  ours/it {ratio} (by CPU time {cpu})",
+                f"{label:<16} batch {batch}  {name:<11} {rate:7.1f} tokens/s  first token {first_ms * 1000:6.1f} ms  "
+                f"step {step:6.3f} ms  load {engine.load_s:5.2f} s  peak {peak:5.0f} MiB  "
+                f"it/ours {whole}  decode {decode}",
                 flush=True,
             )
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, and between what the middle half lies."""
+    low, middle, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return f"{middle:5.2f} [{low:4.2f} {high:4.2f}]"
 
 
 def main() -> None:
     """The command line."""
     if sys.argv[1:2] == ["--worker"]:
         engine, folder, prompts, tokens, threads = sys.argv[2:]
-        print(json.dumps(measure(engine, Path(folder), json.loads(prompts), int(tokens), int(threads))))
+        work(engine, Path(folder), json.loads(prompts), int(tokens), int(threads))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="tiny-llama,tiny-t5")
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--genai", help="python of an environment with onnxruntime-genai")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--prompt", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -285,7 +329,7 @@ def main() -> None:
         for name in options.models.split(","):
             for precision, folder in exported(name, options.precisions.split(","), scratch).items():
                 own = own_export(name, scratch) if precision == "fp32" else None
-                show(f"{name} {precision}", race(folder, own, options, links))
+                show(f"{name} {precision}", race(folder, own, options, links), options.tokens)
 
 
 if __name__ == "__main__":

@@ -55,13 +55,28 @@ class Answer:
         """Where it ends at the latest."""
         return self._most
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """What ends it."""
+        return self._end_ids
+
+    @property
+    def greedy_steps(self) -> int:
+        """How many tokens may be fed, each but the first the likeliest, before `take` must choose; at least 1."""
+        if self._random is not None:
+            return 1
+        return min(self.rules.idle_for(len(self.ids)) + 1, self._most - len(self.ids))
+
     def start_clock(self) -> None:
         """Times count from here."""
         self._started = time.perf_counter()
 
     def take(self, logits: np.ndarray) -> int:
         """Choose the next token from float32 logits [vocab_size]; `stop` is set when the answer is over."""
-        token = self._choose(logits)
+        return self.put(self._choose(logits))
+
+    def put(self, token: int) -> int:
+        """The next token is this one, which is returned."""
         self._total_ms = (time.perf_counter() - self._started) * 1000
         if self._first_token_ms == 0.0:
             self._first_token_ms = self._total_ms

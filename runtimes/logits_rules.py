@@ -81,6 +81,14 @@ class LogitsRules:
             and self._forced_eos is None
         )
 
+    def idle_for(self, made: int) -> int:
+        """How many tokens behind `made` others no rule changes anything about."""
+        if self._params.repetition_penalty != 1.0 or self._params.no_repeat_ngram_size:
+            return 0
+        if (self._end_ids and made < self._params.min_new_tokens) or (self._forced_bos is not None and not made):
+            return 0
+        return self._most - made - (self._forced_eos is not None)
+
     def forces_end(self, made: int) -> bool:
         """Is the token behind `made` others one that ends the answer because it has reached its limit?"""
         return self._forced_eos is not None and made == self._most - 1

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from runtimes.onnx_loop import no_tokens, open_loop
 from runtimes.onnx_sessions import Graph, empty_cache, refuse_unpaired
 from runtimes.onnx_values import Value, array_of, rows_of
 
@@ -22,13 +23,14 @@ class CausalDecoder:
         AssayError: the graph has no logits, or its cache's inputs and outputs do not belong together.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, threads: int) -> None:
         graph.require(("input_ids",), ("logits",))
         self._graph = graph
         self._entries = graph.past()
         refuse_unpaired(self._entries, graph.presents(), graph.path)
         self._pasts = [entry.past for entry in self._entries]
         self._presents = [entry.present for entry in self._entries]
+        self._loop = open_loop(graph, dict(zip(self._pasts, self._presents, strict=True)), threads)
         self.vocab_size = graph.vocab_size()
 
     def begin(self, prompts: Sequence[Ids], most: int) -> np.ndarray:
@@ -67,19 +69,31 @@ class CausalDecoder:
         """One token more for every row; float32 [rows, vocab_size]."""
         return self.extend(np.array(tokens, np.int64)[:, None])[:, 0]
 
+    def walk(self, tokens: Ids, *, ends: np.ndarray, live: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `onnx_decode.Decoder`."""
+        if self._loop is None or most == 1:
+            return no_tokens(len(tokens)), self.step(tokens)
+        given = self._given(np.array(tokens, np.int64)[:, None])
+        fed, logits, self._cache = self._loop.run(given, self._presents, ends=ends, live=live, most=most)
+        self._used += len(fed) + 1
+        self._positions += len(fed) + 1
+        return fed, logits
+
     def _run(self, ids: np.ndarray, wanted: list[str]) -> list[Value]:
-        more = ids.shape[1]
+        found = self._graph.run(self._given(ids), [*wanted, *self._presents], partly=not wanted)
+        self._cache = found[len(wanted) :]
+        self._used += ids.shape[1]
+        self._positions += ids.shape[1]
+        return found[: len(wanted)]
+
+    def _given(self, ids: np.ndarray) -> dict[str, Value]:
         given: dict[str, Value] = {"input_ids": np.ascontiguousarray(ids)}
         if "position_ids" in self._graph.inputs:
-            given["position_ids"] = np.maximum(self._positions + np.arange(more), 0)
+            given["position_ids"] = np.maximum(self._positions + np.arange(ids.shape[1]), 0)
         if "attention_mask" in self._graph.inputs:
-            given["attention_mask"] = np.ascontiguousarray(self._seen[:, : self._used + more])
+            given["attention_mask"] = np.ascontiguousarray(self._seen[:, : self._used + ids.shape[1]])
         given.update(zip(self._pasts, self._cache, strict=True))
-        found = self._graph.run(given, [*wanted, *self._presents], partly=not wanted)
-        self._cache = found[len(wanted) :]
-        self._used += more
-        self._positions += more
-        return found[: len(wanted)]
+        return given
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order, some perhaps several times."""

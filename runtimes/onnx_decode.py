@@ -9,6 +9,7 @@ import numpy as np
 
 from runtimes.answer import Answer
 from runtimes.beam import BeamSearch
+from runtimes.onnx_loop import MOST_STEPS
 
 _COMPACT_BELOW = 0.75  # share of rows still running under which the finished ones are dropped from the batch
 
@@ -24,6 +25,22 @@ class Decoder(Protocol):
         """Feed one token per row; the next ones' logits, which the next step may overwrite."""
         ...
 
+    def walk(
+        self, tokens: Sequence[int], *, ends: np.ndarray, live: np.ndarray, most: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Feed one token per row, and perhaps the likeliest one behind it, and so on.
+
+        Args:
+            tokens: one per row.
+            ends: int64 [any]; where the likeliest is one of these, it is not fed.
+            live: bool [rows], for which that holds; what the others are fed does not matter.
+            most: tokens to feed, at least 1.
+
+        Returns:
+            The tokens fed behind the first, int64 [any, rows], and the logits behind the last.
+        """
+        ...
+
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order, some perhaps several times."""
         ...
@@ -34,6 +51,7 @@ def write(decoder: Decoder, answers: Sequence[Answer]) -> Iterator[None]:
     for answer in answers:
         answer.start_clock()
     rows = list(answers)
+    ends = np.array(sorted(frozenset[int]().union(*(answer.end_ids for answer in rows))) or [-1])
     logits = decoder.begin([answer.prompt for answer in rows], max(answer.most_new_tokens for answer in rows))
     while True:
         tokens = [answer.take(row) if answer.stop is None else 0 for answer, row in zip(rows, logits, strict=True)]
@@ -44,7 +62,14 @@ def write(decoder: Decoder, answers: Sequence[Answer]) -> Iterator[None]:
         if len(running) <= _COMPACT_BELOW * len(rows):
             decoder.keep(running)
             rows, tokens = [rows[row] for row in running], [tokens[row] for row in running]
-        logits = decoder.step(tokens)
+        live = np.array([answer.stop is None for answer in rows])
+        most = min(MOST_STEPS, *(answer.greedy_steps for answer in rows if answer.stop is None))
+        fed, logits = decoder.walk(tokens, ends=ends, live=live, most=most)
+        for chosen in fed.tolist():
+            for answer, token in zip(rows, chosen, strict=True):
+                if answer.stop is None:
+                    answer.put(token)
+            yield
 
 
 def search(

@@ -8,18 +8,19 @@ from __future__ import annotations
 import mmap
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
 from contract.errors import AssayError
 from contract.model_folder import is_encoder_decoder
+from runtimes.wire import fields, integer
 
 CAUSAL, ENCODER = "model.onnx", "encoder_model.onnx"
 FIRST, LATER, MERGED = "decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_model_merged.onnx"
 
 # TensorProto.DataType
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 _HALF = {10, 16}  # float16, bfloat16
 _INT4 = {21, 22}
 _INT8 = {2, 3}
@@ -35,6 +36,12 @@ class OnnxFile:
     elements: Counter[int] = field(default_factory=Counter)  # stored values by TensorProto.DataType
     block_bits: set[int] = field(default_factory=set)  # of weights that are packed in blocks
     tables: dict[str, int] = field(default_factory=dict)  # learned positions: the weight's name, its rows
+    opset: int = 0  # of the standard's own operators
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the stored values take, wherever they are stored."""
+        return sum(count * _BITS.get(kind, 64) for kind, count in self.elements.items()) // 8
 
 
 def graph_files(folder: Path) -> list[Path]:
@@ -98,48 +105,29 @@ def read_onnx(path: Path) -> OnnxFile:
     found = OnnxFile()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for number, start, end in _fields(data, 0, len(data)):
+            for number, start, end in fields(data, 0, len(data)):
                 if number == 7:  # ModelProto.graph
                     _graph(data, start, end, found)
+                elif number == 8:  # opset_import
+                    _opset(data, start, end, found)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise AssayError("not an ONNX file that can be read", where=str(path), got=str(error)) from None
     return found
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, where it begins, where it ends) of every field; of an integer (number, its value, -1)."""
-    while at < end:
-        tag, at = _integer(data, at)
-        match tag & 7:
-            case 0:
-                value, at = _integer(data, at)
-                yield tag >> 3, value, -1
-            case 1:
-                at += 8
-            case 2:
-                size, at = _integer(data, at)
-                if at + size > end:
-                    raise ValueError(f"it ends at byte {end}, in the middle of a field")
-                yield tag >> 3, at, at + size
-                at += size
-            case 5:
-                at += 4
-            case kind:
-                raise ValueError(f"a field of kind {kind} at byte {at}")
-
-
-def _integer(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+def _opset(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
+    domain, version = b"", 0
+    for number, start, stop in fields(data, at, end):
+        if number == 1:  # OperatorSetIdProto.domain
+            domain = data[start:stop]
+        elif number == 2:
+            version = start
+    if domain in (b"", b"ai.onnx"):
+        found.opset = version
 
 
 def _graph(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
-    for number, start, stop in _fields(data, at, end):
+    for number, start, stop in fields(data, at, end):
         if number == 1:  # GraphProto.node
             _node(data, start, stop, found)
         elif number == 5:  # initializer
@@ -148,7 +136,7 @@ def _graph(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
 
 def _node(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
     operator, bits = "", 4
-    for number, start, stop in _fields(data, at, end):
+    for number, start, stop in fields(data, at, end):
         if number == 4:  # NodeProto.op_type
             operator = data[start:stop].decode()
         elif number == 5:  # attribute
@@ -161,7 +149,7 @@ def _node(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
 def _attribute(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> int | None:
     """The value of an attribute called "bits"; tensors and graphs are gone through."""
     name, value = b"", 0
-    for number, start, stop in _fields(data, at, end):
+    for number, start, stop in fields(data, at, end):
         match number:
             case 1:  # AttributeProto.name
                 name = data[start:stop]
@@ -177,13 +165,13 @@ def _attribute(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> int | Non
 def _tensor(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
     shape: list[int] = []
     kind, name = 0, ""
-    for number, start, stop in _fields(data, at, end):
+    for number, start, stop in fields(data, at, end):
         match number:
             case 1 if stop < 0:  # TensorProto.dims, one by one
                 shape.append(start)
             case 1:  # or packed
                 while start < stop:
-                    size, start = _integer(data, start)
+                    size, start = integer(data, start)
                     shape.append(size)
             case 2:  # data_type
                 kind = start

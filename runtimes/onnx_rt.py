@@ -74,7 +74,7 @@ class OnnxRuntime:
         else:
             self.chat = chat_format(folder)
             self.stop_ids |= frozenset() if self._vocab.eos_id is None else {self._vocab.eos_id}
-            self._decoder = CausalDecoder(open_graph(_causal_graph(folder), device, threads))
+            self._decoder = CausalDecoder(open_graph(_causal_graph(folder), device, threads), threads)
         if not self.stop_ids:
             raise AssayError("nothing ends an answer", where=str(folder / "config.json"), expected="eos_token_id")
         self.target_length = self._target.most_tokens if self._target else None

@@ -9,6 +9,7 @@ import numpy as np
 
 from contract.errors import AssayError
 from runtimes.onnx_file import ENCODER, FIRST, LATER, MERGED
+from runtimes.onnx_loop import no_tokens, open_loop
 from runtimes.onnx_provider import Provider
 from runtimes.onnx_sessions import CacheEntry, empty_cache, open_graph, refuse_unpaired
 from runtimes.onnx_values import HOST, Value, array_of, rows_of
@@ -40,6 +41,11 @@ class Seq2SeqDecoder:
         self._own, self._cross = self._caches()
         self._own_pasts, self._own_presents = _pasts(self._own), _presents(self._own)
         self._cross_pasts = _pasts(self._cross)
+        self._loop = (
+            None
+            if merged
+            else open_loop(self._later, dict(zip(self._own_pasts, self._own_presents, strict=True)), threads)
+        )
         self.vocab_size = self._first.vocab_size()
 
     def _caches(self) -> tuple[list[CacheEntry], list[CacheEntry]]:
@@ -91,14 +97,25 @@ class Seq2SeqDecoder:
 
     def step(self, tokens: Ids) -> np.ndarray:
         """One token more for every row; float32 [rows, vocab_size]."""
+        logits, *self._own_cache = self._later.run(self._given(tokens), ["logits", *self._own_presents])
+        return _as_float(logits)
+
+    def walk(self, tokens: Ids, *, ends: np.ndarray, live: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `onnx_decode.Decoder`."""
+        if self._loop is None or most == 1:
+            return no_tokens(len(tokens)), self.step(tokens)
+        given = self._given(tokens)
+        fed, logits, self._own_cache = self._loop.run(given, self._own_presents, ends=ends, live=live, most=most)
+        return fed, logits
+
+    def _given(self, tokens: Ids) -> dict[str, Value]:
         given: dict[str, Value] = {"input_ids": np.array(tokens, np.int64)[:, None]}
         given.update((name, value) for name, value in self._about.items() if name in self._later.inputs)
         if _BRANCH in self._later.inputs:
             given[_BRANCH] = _YES
         given.update(zip(self._own_pasts, self._own_cache, strict=True))
         given.update(zip(self._cross_pasts, self._cross_cache, strict=True))
-        logits, *self._own_cache = self._later.run(given, ["logits", *self._own_presents])
-        return _as_float(logits)
+        return given
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order, some perhaps several times."""

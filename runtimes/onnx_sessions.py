@@ -134,11 +134,26 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
             where=str(path),
             hint="copy the whole folder, or export it again: assay export onnx MODEL --out DIR",
         )
+    return _graph(path, str(path), _options(threads), provider)
+
+
+def open_made(model: bytes, path: Path, threads: int) -> Graph:
+    """Load a graph that was made of the .onnx file `path`, whose weights it may share, on the CPU.
+
+    Raises:
+        AssayError: onnxruntime cannot load it.
+    """
+    options = _options(threads)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return _graph(path, model, options, "cpu")
+
+
+def _graph(path: Path, model: str | bytes, options: onnxruntime.SessionOptions, provider: Provider) -> Graph:
     wanted = PROVIDERS[provider]
     if wanted not in onnxruntime.get_available_providers():
         raise _elsewhere(path, wanted, listed(onnxruntime.get_available_providers()))
     try:
-        session = onnxruntime.InferenceSession(str(path), _options(threads), providers=[wanted], enable_fallback=False)
+        session = onnxruntime.InferenceSession(model, options, providers=[wanted], enable_fallback=False)
     except Exception as error:
         raise _failed("onnxruntime cannot load the graph", path, error) from None
     if session.get_providers()[0] != wanted:

@@ -1,0 +1,83 @@
+"""Many greedy tokens in one run, for small models, of which a loop in Python would take a fifth of the time.
+
+A larger one takes many milliseconds a token, and a second session would hold its weights twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtimes.loop_model import BEFORE, ENDS, IDS, LIVE, LOGITS, ONES, POSITIONS, SEEN, STEPS, TOKENS, looped, outer
+from runtimes.onnx_file import read_onnx
+from runtimes.onnx_sessions import Graph, open_made
+from runtimes.onnx_values import HOST, Value, array_of
+
+MOST_STEPS = 16  # in one run: what a reader of the stream waits for, and what is written in vain behind a stop string
+
+_MOST_BYTES = 64 << 20  # of weights
+_OLDEST_OPSET = 13  # the first whose reductions are written as the loop's
+_NOTHING = np.zeros((1, 1, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class GreedyLoop:
+    """A session that feeds a token to every row, then the likeliest one behind it, and so on."""
+
+    graph: Graph
+    changing: frozenset[str]  # inputs of the decoder's graph that are others for every token
+
+    def run(
+        self, given: Mapping[str, Value], cache: Sequence[str], *, ends: np.ndarray, live: np.ndarray, most: int
+    ) -> tuple[np.ndarray, np.ndarray, list[Value]]:
+        """Go on until the likeliest token of a live row is an end, a logit is not finite, or `most` are fed.
+
+        Args:
+            given: the inputs of the decoder's graph, with one id per row.
+            cache: the outputs to return.
+            ends: int64 [any].
+            live: bool [rows].
+            most: tokens to feed, at least 1.
+
+        Returns:
+            The tokens chosen and fed on the way, int64 [fed - 1, rows]; the logits behind the last one fed, float32
+            [rows, vocab_size]; the cache.
+
+        Raises:
+            ModelError, NoEngineError: see `Graph.run`.
+        """
+        rows = (len(live), 1)
+        fed = {outer(name) if name in self.changing else name: value for name, value in given.items()}
+        fed |= {STEPS: np.array(most), ENDS: ends, LIVE: live.reshape(rows), ONES: np.ones(rows, np.int64)}
+        fed[outer(BEFORE)] = _NOTHING
+        tokens, logits, *made = self.graph.run(fed, [TOKENS, outer(LOGITS), *map(outer, cache)])
+        return array_of(tokens)[:-1, :, 0], array_of(logits)[:, 0], made
+
+
+def no_tokens(rows: int) -> np.ndarray:
+    """What is fed behind the first token where only one is, int64 [0, rows]."""
+    return np.empty((0, rows), np.int64)
+
+
+def open_loop(graph: Graph, cache: Mapping[str, str], threads: int) -> GreedyLoop | None:
+    """The loop around a decoder's graph.
+
+    Args:
+        graph: with IDS, perhaps POSITIONS and SEEN, a cache, and inputs that stay the same from token to token.
+        cache: inputs that hold what the run before has put out, and those outputs.
+        threads: to compute with.
+
+    Returns:
+        None where the graph is not on the CPU, not small, or not of the types that the loop is made for.
+    """
+    own = [name for name in (IDS, POSITIONS, SEEN) if name in graph.inputs]
+    integers = all(graph.inputs[name].type == "tensor(int64)" for name in own)
+    if graph.device is not HOST or not integers or graph.outputs[LOGITS].type != "tensor(float)":
+        return None
+    file = read_onnx(graph.path)
+    if file.weight_bytes > _MOST_BYTES or file.opset < _OLDEST_OPSET:
+        return None
+    made = open_made(looped(graph.path.read_bytes(), cache), graph.path, threads)
+    return GreedyLoop(made, frozenset([*own, *cache]))
