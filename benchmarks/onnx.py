@@ -1,16 +1,17 @@
 """Which engine decodes ONNX graphs? Ours, Optimum's `generate` and onnxruntime-genai on the same exported files.
 
-    python -m benchmarks.onnx [--models tiny-llama,tiny-t5] [--precisions fp32,int8] [--genai PYTHON] [--rounds 15]
-                              [--prompt 100] [--tokens 100] [--threads 1] [--work FOLDER]
+    python -m benchmarks.onnx [--models tiny-llama,tiny-t5] [--precisions fp32,int8] [--genai PYTHON] [--launches 3]
+                              [--rounds 7] [--prompt 100] [--tokens 100] [--threads 1] [--work FOLDER]
 
 In float32 Optimum runs its own export of the same weights too ("optimum-own"), as it comes from `optimum-cli`.
 Models: tiny-llama, tiny-t5 and tiny-bart are the embedded bases; llama-0.2b and t5-0.2b have random weights; a folder
 holds any other model. An engine is a process of its own that loads the ONNX folder; then all take turns at writing the
 same number of tokens greedily behind the same prompts, one alone and eight together. A ratio is the median over the
 rounds of what ours and the other needed in the same round, with the middle half of them in brackets: a machine's speed
-changes from second to second, and turns as short as these share it. Over 1 says that ours is faster. "decode" is what
-comes behind the first token. PYTHON is that of an environment with onnxruntime-genai, which runs decoder-only models;
-without it that row is left out.
+changes from second to second, and turns as short as these share it. Where a process' memory happens to lie matters too,
+so all are launched several times. Over 1 says that ours is faster. "decode" is what comes behind the first token.
+PYTHON is that of an environment with onnxruntime-genai, which runs decoder-only models, and of our onnxruntime's
+version; without it that row is left out.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
-from subprocess import PIPE
-from tempfile import TemporaryDirectory, TemporaryFile
+from subprocess import PIPE, STDOUT
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -238,28 +239,34 @@ def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: P
     if options.genai and not config.get("is_encoder_decoder"):
         linked = genai_folder(folder, scratch / "genai" / folder.parent.name / folder.name, options.threads)
         commands["genai"] = [options.genai, __file__, "--worker", "genai", str(linked), *fed, threads]
-    with ExitStack() as stack:
-        engines = {engine: Engine(engine, command, stack) for engine, command in commands.items()}
-        order = list(engines.values())
-        for _ in range(options.rounds):
-            for batch in BATCHES:
-                for engine in order:
-                    engine.turn(batch)
-            order = [*order[1:], order[0]]
+    engines = {engine: Engine(engine, command) for engine, command in commands.items()}
+    for _ in range(options.launches):
+        with ExitStack() as stack:
+            order = list(engines.values())
+            for engine in order:
+                engine.launch(stack)
+            for _ in range(options.rounds):
+                for batch in BATCHES:
+                    for engine in order:
+                        engine.turn(batch)
+                order = [*order[1:], order[0]]
     return engines
 
 
 class Engine:
     """A process that writes when it is its turn, and what that took."""
 
-    def __init__(self, name: str, command: list[str], stack: ExitStack) -> None:
-        self._name = name
-        self._errors = stack.enter_context(TemporaryFile("w+"))
-        self._process = stack.enter_context(
-            subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=self._errors, text=True)
-        )
-        self.load_s = self._answer()["load_s"]
+    def __init__(self, name: str, command: list[str]) -> None:
+        self._name, self._command = name, command
+        self.loads_s: list[float] = []
         self.turns: dict[int, list[dict[str, float]]] = {batch: [] for batch in BATCHES}
+
+    def launch(self, stack: ExitStack) -> None:
+        """Start it, and wait until it has loaded."""
+        self._process = stack.enter_context(
+            subprocess.Popen(self._command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True)
+        )
+        self.loads_s.append(self._answer()["load_s"])
 
     def turn(self, batch: int) -> None:
         """Let it write."""
@@ -268,13 +275,15 @@ class Engine:
         self.turns[batch].append(self._answer())
 
     def _answer(self) -> dict[str, float]:
+        """The next line that is an answer; whatever else a library prints is shown if none comes."""
         assert self._process.stdout is not None
+        others = []
         for line in self._process.stdout:
             if line.startswith("{"):
                 found: dict[str, float] = json.loads(line)
                 return found
-        self._errors.seek(0)
-        sys.exit(f"{self._name} failed:\n{self._errors.read()[-3000:]}")
+            others.append(line)
+        sys.exit(f"{self._name} failed:\n{''.join(others)[-3000:]}")
 
 
 def decode_s(turn: dict[str, float]) -> float:
@@ -295,7 +304,7 @@ def show(label: str, engines: dict[str, Engine], tokens: int) -> None:
             decode = spread([decode_s(turn) / decode_s(mine) for turn, mine in zip(turns, own, strict=True)])
             print(
                 f"{label:<16} batch {batch}  {name:<11} {rate:7.1f} tokens/s  first token {first_ms * 1000:6.1f} ms  "
-                f"step {step:6.3f} ms  load {engine.load_s:5.2f} s  peak {peak:5.0f} MiB  "
+                f"step {step:6.3f} ms  load {median(engine.loads_s):5.2f} s  peak {peak:5.0f} MiB  "
                 f"it/ours {whole}  decode {decode}",
                 flush=True,
             )
@@ -317,7 +326,8 @@ def main() -> None:
     parser.add_argument("--models", default="tiny-llama,tiny-t5")
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--genai", help="python of an environment with onnxruntime-genai")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--launches", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7, help="per launch")
     parser.add_argument("--prompt", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)

@@ -26,8 +26,8 @@ def looped(model: bytes, cache: Mapping[str, str]) -> bytes:
     """A model that does what `model` does, token for token, until it is to stop.
 
     It stops once the likeliest token of a live row is an end, or a logit is not finite. Of its inputs, IDS, POSITIONS,
-    SEEN and the cache are called `outer` and those that stay the same as before; more are `outer(BEFORE)`, float32 of
-    any shape; STEPS, int64 [], how many tokens to feed at most; ENDS, int64 [any]; LIVE, bool [rows, 1],
+    SEEN and the cache are called `outer` and those that stay the same as before; more are `outer(BEFORE)`, float32
+    [any, any, any]; STEPS, int64 [], how many tokens to feed at most; ENDS, int64 [any]; LIVE, bool [rows, 1],
     and ONES, int64 [rows, 1]. Its outputs are TOKENS, int64 [tokens fed, rows, 1], the likeliest behind each of those
     fed, and `outer` of LOGITS and of the cache's.
 
@@ -47,7 +47,7 @@ def looped(model: bytes, cache: Mapping[str, str]) -> bytes:
     carried = {IDS: "loop/next"}
     carried |= {name: f"loop/next_{name}" for name in (POSITIONS, SEEN) if name in inputs}
     carried |= {**cache, BEFORE: LOGITS}
-    inputs[BEFORE] = _tensor(_FLOAT)
+    inputs[BEFORE] = _tensor(_FLOAT, 3)
     body = [
         *(bytes_field(1, node) for node in [*parts.get(1, []), *_next_token(carried)]),
         bytes_field(2, "token"),
@@ -61,7 +61,7 @@ def looped(model: bytes, cache: Mapping[str, str]) -> bytes:
     ends = [outer(made) if outer(made) in last else f"{outer(made)}/unused" for made in carried.values()]
     loop = _node("Loop", [STEPS, "", *map(outer, carried)], [*ends, TOKENS], body=b"".join(body))
     fixed = {name: kind for name, kind in inputs.items() if name not in carried}
-    fixed |= {STEPS: _tensor(_INT64, 0), ENDS: _tensor(_INT64), LIVE: _tensor(_BOOL), ONES: _tensor(_INT64)}
+    fixed |= {STEPS: _tensor(_INT64, 0), ENDS: _tensor(_INT64, 1), LIVE: _tensor(_BOOL, 2), ONES: _tensor(_INT64, 2)}
     main = [
         bytes_field(1, loop),
         bytes_field(2, "loop"),
@@ -69,7 +69,7 @@ def looped(model: bytes, cache: Mapping[str, str]) -> bytes:
         bytes_field(5, _number("loop/one", _INT64, (1).to_bytes(8, "little"))),
         bytes_field(5, _number("loop/zero", _FLOAT, bytes(4))),
         *_values(11, fixed | {outer(name): inputs[name] for name in carried}),
-        *_values(12, last | {TOKENS: _tensor(_INT64)}),
+        *_values(12, last | {TOKENS: _tensor(_INT64, 3)}),
     ]
     return b"".join([*_beside(model), bytes_field(7, *main)])
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from runtimes.answer import Answer
 from runtimes.beam import BeamSearch
-from runtimes.onnx_loop import MOST_STEPS
 
 _COMPACT_BELOW = 0.75  # share of rows still running under which the finished ones are dropped from the batch
 
@@ -34,7 +33,7 @@ class Decoder(Protocol):
             tokens: one per row.
             ends: int64 [any]; where the likeliest is one of these, it is not fed.
             live: bool [rows], for which that holds; what the others are fed does not matter.
-            most: tokens to feed, at least 1.
+            most: tokens to feed at most, 1 or more.
 
         Returns:
             The tokens fed behind the first, int64 [any, rows], and the logits behind the last.
@@ -63,7 +62,7 @@ def write(decoder: Decoder, answers: Sequence[Answer]) -> Iterator[None]:
             decoder.keep(running)
             rows, tokens = [rows[row] for row in running], [tokens[row] for row in running]
         live = np.array([answer.stop is None for answer in rows])
-        most = min(MOST_STEPS, *(answer.greedy_steps for answer in rows if answer.stop is None))
+        most = min(answer.greedy_steps for answer in rows if answer.stop is None)
         fed, logits = decoder.walk(tokens, ends=ends, live=live, most=most)
         for chosen in fed.tolist():
             for answer, token in zip(rows, chosen, strict=True):

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from contract.errors import ModelError
 from runtimes.loop_model import BEFORE, ENDS, IDS, LIVE, LOGITS, ONES, POSITIONS, SEEN, STEPS, TOKENS, looped, outer
 from runtimes.onnx_file import read_onnx
 from runtimes.onnx_sessions import Graph, open_made
 from runtimes.onnx_values import HOST, Value, array_of
 
-MOST_STEPS = 16  # in one run: what a reader of the stream waits for, and what is written in vain behind a stop string
-
 _MOST_BYTES = 64 << 20  # of weights
+_RUN_BYTES = 512 << 20  # of weights that one run may read, some 50 ms: so long a reader of the stream waits for more,
+_MOST_STEPS = 128  # and so much is written in vain behind a stop string
 _OLDEST_OPSET = 13  # the first whose reductions are written as the loop's
 _NOTHING = np.zeros((1, 1, 1), np.float32)
 
@@ -28,6 +29,7 @@ class GreedyLoop:
 
     graph: Graph
     changing: frozenset[str]  # inputs of the decoder's graph that are others for every token
+    most_steps: int  # tokens fed in one run
 
     def run(
         self, given: Mapping[str, Value], cache: Sequence[str], *, ends: np.ndarray, live: np.ndarray, most: int
@@ -39,7 +41,7 @@ class GreedyLoop:
             cache: the outputs to return.
             ends: int64 [any].
             live: bool [rows].
-            most: tokens to feed, at least 1.
+            most: tokens to feed at most, 1 or more; no more than `most_steps` are.
 
         Returns:
             The tokens chosen and fed on the way, int64 [fed - 1, rows]; the logits behind the last one fed, float32
@@ -50,7 +52,12 @@ class GreedyLoop:
         """
         rows = (len(live), 1)
         fed = {outer(name) if name in self.changing else name: value for name, value in given.items()}
-        fed |= {STEPS: np.array(most), ENDS: ends, LIVE: live.reshape(rows), ONES: np.ones(rows, np.int64)}
+        fed |= {
+            STEPS: np.array(min(most, self.most_steps)),
+            ENDS: ends,
+            LIVE: live.reshape(rows),
+            ONES: np.ones(rows, np.int64),
+        }
         fed[outer(BEFORE)] = _NOTHING
         tokens, logits, *made = self.graph.run(fed, [TOKENS, outer(LOGITS), *map(outer, cache)])
         return array_of(tokens)[:-1, :, 0], array_of(logits)[:, 0], made
@@ -70,7 +77,8 @@ def open_loop(graph: Graph, cache: Mapping[str, str], threads: int) -> GreedyLoo
         threads: to compute with.
 
     Returns:
-        None where the graph is not on the CPU, not small, or not of the types that the loop is made for.
+        None where the graph is not on the CPU, not small, not of the types that the loop is made for, or not one that
+        onnxruntime can load inside a loop; all of them can still be run token by token.
     """
     own = [name for name in (IDS, POSITIONS, SEEN) if name in graph.inputs]
     integers = all(graph.inputs[name].type == "tensor(int64)" for name in own)
@@ -79,5 +87,8 @@ def open_loop(graph: Graph, cache: Mapping[str, str], threads: int) -> GreedyLoo
     file = read_onnx(graph.path)
     if file.weight_bytes > _MOST_BYTES or file.opset < _OLDEST_OPSET:
         return None
-    made = open_made(looped(graph.path.read_bytes(), cache), graph.path, threads)
-    return GreedyLoop(made, frozenset([*own, *cache]))
+    try:
+        made = open_made(looped(graph.path.read_bytes(), cache), graph.path, threads)
+    except ModelError:
+        return None
+    return GreedyLoop(made, frozenset([*own, *cache]), min(_MOST_STEPS, max(1, _RUN_BYTES // file.weight_bytes)))
