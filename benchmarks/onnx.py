@@ -1,7 +1,8 @@
 """Which engine decodes ONNX graphs? Ours, Optimum's `generate` and onnxruntime-genai on the same exported files.
 
     python -m benchmarks.onnx [--models tiny-llama,tiny-t5] [--precisions fp32,int8] [--genai PYTHON] [--launches 3]
-                              [--rounds 7] [--prompt 100] [--tokens 100] [--threads 1] [--work FOLDER]
+                              [--rounds 7] [--batches 1,8] [--prompt 100] [--tokens 100] [--threads 1]
+                              [--work FOLDER]
 
 In float32 Optimum runs its own export of the same weights too ("optimum-own"), as it comes from `optimum-cli`.
 Models: tiny-llama, tiny-t5 and tiny-bart are the embedded bases; llama-0.2b and t5-0.2b have random weights; a folder
@@ -32,18 +33,17 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-BATCHES = (1, 8)
 TINY = {"tiny-llama": "tiny-base", "tiny-t5": "tiny-t5", "tiny-bart": "tiny-bart"}
 Write = Callable[[list[list[int]], int], int]  # (prompts, new tokens) -> tokens written
 
 
-def ours(folder: Path, threads: int) -> Write:
+def ours(folder: Path, threads: int, parallel: int) -> Write:
     """Our runtime."""
     from contract.artifact import open_artifact
     from contract.runtime import GenerateParams
     from runtimes import load_runtime
 
-    runtime = load_runtime(open_artifact(folder), threads=threads, parallel=max(BATCHES))
+    runtime = load_runtime(open_artifact(folder), threads=threads, parallel=parallel)
 
     def write(prompts: list[list[int]], tokens: int) -> int:
         return sum(len(made.ids) for made in runtime.generate(prompts, GenerateParams(tokens, ignore_stop=True)))
@@ -51,7 +51,7 @@ def ours(folder: Path, threads: int) -> Write:
     return write
 
 
-def optimum(folder: Path, threads: int) -> Write:
+def optimum(folder: Path, threads: int, _: int) -> Write:
     """Optimum's model classes with transformers' generate."""
     import onnxruntime
     import torch
@@ -83,7 +83,7 @@ def optimum(folder: Path, threads: int) -> Write:
     return write
 
 
-def genai(folder: Path, threads: int) -> Write:
+def genai(folder: Path, _: int, __: int) -> Write:
     """onnxruntime-genai; the threads stand in the folder's genai_config.json."""
     import onnxruntime_genai
 
@@ -107,10 +107,10 @@ def genai(folder: Path, threads: int) -> Write:
 def work(engine: str, folder: Path, prompts: list[list[int]], tokens: int, threads: int) -> None:
     """In a process of its own: load and warm up; then for every line, which says how many prompts, a measurement."""
     began_s = time.perf_counter()
-    write = {"ours": ours, "optimum": optimum, "genai": genai}[engine](folder, threads)
+    write = {"ours": ours, "optimum": optimum, "genai": genai}[engine](folder, threads, len(prompts))
     loaded = {"load_s": time.perf_counter() - began_s}
-    for batch in BATCHES:
-        write(prompts[:batch], 2)
+    write(prompts, 2)
+    write(prompts[:1], 2)
     print(json.dumps(loaded), flush=True)
     for line in sys.stdin:
         chosen = prompts[: int(line)]
@@ -212,9 +212,10 @@ def own_export(name: str, scratch: Path) -> Path:
     if not out.is_dir():
         seq2seq = json.loads((model / "config.json").read_text()).get("is_encoder_decoder")
         task = "text2text-generation-with-past" if seq2seq else "text-generation-with-past"
+        unfinished = out.with_suffix(".unfinished")
         main_export(
             str(model),
-            output=str(out),
+            output=str(unfinished),
             task=task,
             dtype="fp32",
             device="cpu",
@@ -222,6 +223,7 @@ def own_export(name: str, scratch: Path) -> Path:
             no_post_process=True,
             local_files_only=True,
         )
+        unfinished.rename(out)
     return out
 
 
@@ -229,7 +231,7 @@ def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: P
     """Every engine's measurements; the engines take turns, and who begins changes from round to round."""
     config = json.loads((folder / "config.json").read_text())
     random = np.random.default_rng(0)
-    prompts = random.integers(10, config["vocab_size"] - 10, (max(BATCHES), options.prompt)).tolist()
+    prompts = random.integers(10, config["vocab_size"] - 10, (max(options.batches), options.prompt)).tolist()
     fed = [json.dumps(prompts), str(options.tokens)]
     threads = str(options.threads)
     worker = [sys.executable, "-m", "benchmarks.onnx", "--worker"]
@@ -246,7 +248,7 @@ def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: P
             for engine in order:
                 engine.launch(stack)
             for _ in range(options.rounds):
-                for batch in BATCHES:
+                for batch in options.batches:
                     for engine in order:
                         engine.turn(batch)
                 order = [*order[1:], order[0]]
@@ -259,7 +261,7 @@ class Engine:
     def __init__(self, name: str, command: list[str]) -> None:
         self._name, self._command = name, command
         self.loads_s: list[float] = []
-        self.turns: dict[int, list[dict[str, float]]] = {batch: [] for batch in BATCHES}
+        self.turns: dict[int, list[dict[str, float]]] = {}  # by prompts at a time
 
     def launch(self, stack: ExitStack) -> None:
         """Start it, and wait until it has loaded."""
@@ -272,7 +274,7 @@ class Engine:
         """Let it write."""
         assert self._process.stdin is not None
         print(batch, file=self._process.stdin, flush=True)
-        self.turns[batch].append(self._answer())
+        self.turns.setdefault(batch, []).append(self._answer())
 
     def _answer(self) -> dict[str, float]:
         """The next line that is an answer; whatever else a library prints is shown if none comes."""
@@ -293,7 +295,7 @@ def decode_s(turn: dict[str, float]) -> float:
 
 def show(label: str, engines: dict[str, Engine], tokens: int) -> None:
     """Medians of every engine, and the others' time over ours."""
-    for batch in BATCHES:
+    for batch in engines["ours"].turns:
         own = engines["ours"].turns[batch]
         for name, engine in engines.items():
             turns = engine.turns[batch]
@@ -328,6 +330,7 @@ def main() -> None:
     parser.add_argument("--genai", help="python of an environment with onnxruntime-genai")
     parser.add_argument("--launches", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7, help="per launch")
+    parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8])
     parser.add_argument("--prompt", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
