@@ -57,7 +57,7 @@ def convert(graphs: Sequence[OnnxGraph], precision: str) -> tuple[list[OnnxGraph
             how = {
                 **_totals([found for _, found in quantized]),
                 "weights": "uint4 in blocks, with zero points",
-                "activations": "float32",
+                "activations": "int8 per row and block, dynamic",
                 "block_size": BLOCK,
             }
     for graph in made:

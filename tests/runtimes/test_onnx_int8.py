@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -94,6 +95,27 @@ def test_own_words_are_what_it_writes(both: tuple[Runtime, Runtime]) -> None:
     ]
     found, plain = write(runtime, prompts, starts, params), runtime.generate(prompts, params)
     assert [(one.ids, one.text, one.stop) for one in found] == [(one.ids, one.text, one.stop) for one in plain]
+
+
+def test_rows_of_int4_do_not_depend_on_each_other(tmp_path: Path) -> None:
+    folder = MAKERS["llama"](tmp_path / "model")
+    [made] = export_onnx(open_artifact(folder), tmp_path / "onnx", precisions=["int4"], threads=1, check="structure")
+    graph = onnx.load(made.folder / "model.onnx", load_external_data=False).graph
+    levels = {
+        a.i
+        for node in graph.node
+        if node.op_type == "MatMulNBits"
+        for a in node.attribute
+        if a.name == "accuracy_level"
+    }
+    assert levels == {4}  # activations in 8 bits: the kernels that are fast
+    together, alone = (load_runtime(made, threads=1, parallel=parallel) for parallel in (8, 1))
+    assert isinstance(together, OnnxRuntime)
+    assert not together.token_by_token
+    random = np.random.default_rng(4)
+    pairs = [(prompt, random.integers(5, together.vocab_size - 5, 9).tolist()) for prompt in prompts_of(together)]
+    for at_once, by_itself in zip(together.score(pairs), alone.score(pairs), strict=True):
+        np.testing.assert_allclose(at_once, by_itself, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM"])
