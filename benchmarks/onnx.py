@@ -109,8 +109,8 @@ def work(engine: str, folder: Path, prompts: list[list[int]], tokens: int, threa
     began_s = time.perf_counter()
     write = {"ours": ours, "optimum": optimum, "genai": genai}[engine](folder, threads, len(prompts))
     loaded = {"load_s": time.perf_counter() - began_s}
-    write(prompts, 2)
-    write(prompts[:1], 2)
+    write(prompts, 4)
+    write(prompts[:1], 4)
     print(json.dumps(loaded), flush=True)
     for line in sys.stdin:
         chosen = prompts[: int(line)]

@@ -1,4 +1,4 @@
-"""What this machine's processor says it can do: the instructions that int8 kernels choose between."""
+"""What this machine's processor says it can do: the instructions that kernels choose between."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 # multiply 8-bit values and add four products in 32 bits; without them pairs are added in 16 bits, which overflow
 _SAFE_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _FEATURES = ("avx2", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ def this_cpu() -> Cpu:
     """This machine's."""
     model, flags = read_flags()
     return Cpu(model, platform.machine(), tuple(name for name in _FEATURES if name in flags))
+
+
+def multiplies_bfloat16() -> bool:
+    """Has it instructions for that? Also where nothing is known of it."""
+    _, flags = read_flags()
+    return not flags or bool(_BFLOAT16 & flags)
 
 
 def read_flags() -> tuple[str, set[str]]:

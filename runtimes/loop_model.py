@@ -11,7 +11,7 @@ from runtimes.wire import bytes_field, fields, number_field
 
 IDS, POSITIONS, SEEN, LOGITS = "input_ids", "position_ids", "attention_mask", "logits"
 STEPS, ENDS, LIVE, ONES, TOKENS = "loop/steps", "loop/ends", "loop/live", "loop/ones", "loop/tokens"
-BEFORE = "before"  # what stands where the logits go, as long as there are none
+BEFORE = "loop/before"  # stands where the logits go, as long as there are none
 
 _FLOAT, _INT64, _BOOL = 1, 7, 9  # TensorProto.DataType
 _Values = dict[str, bytes]  # names and types, as TypeProto
@@ -19,25 +19,28 @@ _Values = dict[str, bytes]  # names and types, as TypeProto
 
 def outer(name: str) -> str:
     """What the Loop calls the first value of an input, and the last of an output, that change from token to token."""
-    return f"loop/{name}"
+    return f"loop/first_or_last/{name}"
 
 
 def looped(model: bytes, cache: Mapping[str, str]) -> bytes:
     """A model that does what `model` does, token for token, until it is to stop.
 
-    It stops once the likeliest token of a live row is an end, or a logit is not finite. Of its inputs, IDS, POSITIONS,
-    SEEN and the cache are called `outer` and those that stay the same as before; more are `outer(BEFORE)`, float32
-    [any, any, any]; STEPS, int64 [], how many tokens to feed at most; ENDS, int64 [any]; LIVE, bool [rows, 1],
-    and ONES, int64 [rows, 1]. Its outputs are TOKENS, int64 [tokens fed, rows, 1], the likeliest behind each of those
-    fed, and `outer` of LOGITS and of the cache's.
+    It stops once the likeliest token of a live row is an end, or the likeliest is not finite or a logit not a number.
+    Of its inputs, IDS, POSITIONS, SEEN and the cache are called `outer`, and those that stay the same as before. There
+    are more: STEPS, int64 [], how many tokens to feed at most; ENDS, int64 [any]; LIVE, bool [rows, 1]; ONES, int64
+    [rows, 1]; and `outer(BEFORE)`, float32 [any, any, any], of which nothing is used: the logits are carried from token
+    to token like the cache, so that only the last come out. Its outputs are TOKENS, int64 [tokens fed, rows, 1], the
+    likeliest behind each of those fed, and `outer` of LOGITS and of the cache's.
 
     Args:
         model: whose LOGITS are float32, of opset 13 or newer; its weights may lie in other files.
         cache: inputs that hold what the run before has put out, and those outputs.
 
     Raises:
-        ValueError: it is no ONNX model.
+        ValueError: it is no ONNX model, has an input or output without a type, or names that the loop needs for itself.
     """
+    if b"loop/" in model:  # onnxruntime lets an input of a body hide a weight of the same name, and says nothing
+        raise ValueError("a name begins as the loop's own do")
     [graph] = [(start, end) for number, start, end in fields(model, 0, len(model)) if number == 7]
     parts: dict[int, list[bytes]] = {}
     for number, start, end in fields(model, *graph):
@@ -94,8 +97,8 @@ def _next_token(carried: Mapping[str, str]) -> list[bytes]:
         _node("And", ["loop/hits", LIVE], ["loop/over"]),
         _node("Cast", ["loop/over"], ["loop/overs"], to=_FLOAT),
         _node("ReduceSum", ["loop/overs"], ["loop/count"], keepdims=0),
-        _node("ReduceSum", [LOGITS], ["loop/sum"], keepdims=0),
-        _node("Sub", ["loop/sum", "loop/sum"], ["loop/nothing"]),  # but not a number, where one of the logits is none
+        _node("ReduceLogSumExp", [LOGITS], ["loop/sum"], keepdims=0),  # finite if the largest is, and all are numbers
+        _node("Sub", ["loop/sum", "loop/sum"], ["loop/nothing"]),  # but not a number where that is not so
         _node("Add", ["loop/count", "loop/nothing"], ["loop/reasons"]),
         _node("Equal", ["loop/reasons", "loop/zero"], ["loop/go"]),
     ]
@@ -121,6 +124,8 @@ def _node(kind: str, inputs: Sequence[str], outputs: Sequence[str], body: bytes 
 def _named(value: bytes) -> tuple[str, bytes]:
     """The name and the type of a ValueInfoProto."""
     found = {number: value[start:end] for number, start, end in fields(value, 0, len(value)) if number in (1, 2)}
+    if len(found) < 2:
+        raise ValueError("an input or output has no name or no type")
     return found[1].decode(), found[2]
 
 

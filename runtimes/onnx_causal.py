@@ -71,7 +71,7 @@ class CausalDecoder:
 
     def walk(self, tokens: Ids, *, ends: np.ndarray, live: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """See `onnx_decode.Decoder`."""
-        if self._loop is None or most == 1:
+        if self._loop is None or most == 1 or not self._loop.suits(self._cache):
             return no_tokens(len(tokens)), self.step(tokens)
         given = self._given(np.array(tokens, np.int64)[:, None])
         fed, logits, self._cache = self._loop.run(given, self._presents, ends=ends, live=live, most=most)

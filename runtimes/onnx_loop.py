@@ -5,36 +5,47 @@ A larger one takes many milliseconds a token, and a second session would hold it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from contract.errors import ModelError
+from contract.errors import AssayError
 from runtimes.loop_model import BEFORE, ENDS, IDS, LIVE, LOGITS, ONES, POSITIONS, SEEN, STEPS, TOKENS, looped, outer
 from runtimes.onnx_file import read_onnx
 from runtimes.onnx_sessions import Graph, open_made
-from runtimes.onnx_values import HOST, Value, array_of
+from runtimes.onnx_values import HOST, Value, array_of, size_of
 
 _MOST_BYTES = 64 << 20  # of weights
-_RUN_BYTES = 512 << 20  # of weights that one run may read, some 50 ms: so long a reader of the stream waits for more,
-_MOST_STEPS = 128  # and so much is written in vain behind a stop string
+_MOST_CACHE_BYTES = 8 << 20  # a larger cache takes longer than Python does, and the loop holds one more of it
 _OLDEST_OPSET = 13  # the first whose reductions are written as the loop's
 _NOTHING = np.zeros((1, 1, 1), np.float32)
 
+# So long may a reader of the stream wait for more, and so much is written in vain behind a stop string.
+_RUN_S = 0.05
+_MOST_STEPS = 128
 
-@dataclass(frozen=True)
+
 class GreedyLoop:
-    """A session that feeds a token to every row, then the likeliest one behind it, and so on."""
+    """A session that feeds a token to every row, then the likeliest one behind it, and so on.
 
-    graph: Graph
-    changing: frozenset[str]  # inputs of the decoder's graph that are others for every token
-    most_steps: int  # tokens fed in one run
+    Args:
+        graph: made by `looped`.
+        changing: inputs of the decoder's own graph that are others for every token.
+    """
+
+    def __init__(self, graph: Graph, changing: Iterable[str]) -> None:
+        self._graph, self._changing = graph, frozenset(changing)
+        self.most_steps = 16  # tokens fed in one run; later by the pace of the run before
+
+    def suits(self, cache: Iterable[Value]) -> bool:
+        """Is a cache small enough that the loop gains time?"""
+        return 4 * sum(map(size_of, cache)) <= _MOST_CACHE_BYTES
 
     def run(
         self, given: Mapping[str, Value], cache: Sequence[str], *, ends: np.ndarray, live: np.ndarray, most: int
     ) -> tuple[np.ndarray, np.ndarray, list[Value]]:
-        """Go on until the likeliest token of a live row is an end, a logit is not finite, or `most` are fed.
+        """Go on until the likeliest token of a live row is an end or not finite, a logit is NaN, or `most` are fed.
 
         Args:
             given: the inputs of the decoder's graph, with one id per row.
@@ -51,16 +62,15 @@ class GreedyLoop:
             ModelError, NoEngineError: see `Graph.run`.
         """
         rows = (len(live), 1)
-        fed = {outer(name) if name in self.changing else name: value for name, value in given.items()}
-        fed |= {
-            STEPS: np.array(min(most, self.most_steps)),
-            ENDS: ends,
-            LIVE: live.reshape(rows),
-            ONES: np.ones(rows, np.int64),
-        }
-        fed[outer(BEFORE)] = _NOTHING
-        tokens, logits, *made = self.graph.run(fed, [TOKENS, outer(LOGITS), *map(outer, cache)])
-        return array_of(tokens)[:-1, :, 0], array_of(logits)[:, 0], made
+        fed = {outer(name) if name in self._changing else name: value for name, value in given.items()}
+        fed |= {ENDS: ends, LIVE: live.reshape(rows), ONES: np.ones(rows, np.int64), outer(BEFORE): _NOTHING}
+        fed[STEPS] = np.array(min(most, self.most_steps))
+        began_s = time.perf_counter()
+        tokens, logits, *made = self._graph.run(fed, [TOKENS, outer(LOGITS), *map(outer, cache)])
+        chosen = array_of(tokens)[:-1, :, 0]
+        pace_s = (time.perf_counter() - began_s) / (len(chosen) + 1)
+        self.most_steps = min(_MOST_STEPS, max(1, int(_RUN_S / pace_s)))
+        return chosen, array_of(logits)[:, 0], made
 
 
 def no_tokens(rows: int) -> np.ndarray:
@@ -77,8 +87,8 @@ def open_loop(graph: Graph, cache: Mapping[str, str], threads: int) -> GreedyLoo
         threads: to compute with.
 
     Returns:
-        None where the graph is not on the CPU, not small, not of the types that the loop is made for, or not one that
-        onnxruntime can load inside a loop; all of them can still be run token by token.
+        None where the graph is not on the CPU, not small, not of the types that the loop is made for, not one that
+        onnxruntime can load inside a loop, or there is no memory for it: it can still be run token by token.
     """
     own = [name for name in (IDS, POSITIONS, SEEN) if name in graph.inputs]
     integers = all(graph.inputs[name].type == "tensor(int64)" for name in own)
@@ -89,6 +99,6 @@ def open_loop(graph: Graph, cache: Mapping[str, str], threads: int) -> GreedyLoo
         return None
     try:
         made = open_made(looped(graph.path.read_bytes(), cache), graph.path, threads)
-    except ModelError:
+    except (AssayError, ValueError):
         return None
-    return GreedyLoop(made, frozenset([*own, *cache]), min(_MOST_STEPS, max(1, _RUN_BYTES // file.weight_bytes)))
+    return GreedyLoop(made, [*own, *cache])

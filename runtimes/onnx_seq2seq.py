@@ -102,7 +102,7 @@ class Seq2SeqDecoder:
 
     def walk(self, tokens: Ids, *, ends: np.ndarray, live: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """See `onnx_decode.Decoder`."""
-        if self._loop is None or most == 1:
+        if self._loop is None or most == 1 or not self._loop.suits(self._own_cache):
             return no_tokens(len(tokens)), self.step(tokens)
         given = self._given(tokens)
         fed, logits, self._own_cache = self._loop.run(given, self._own_presents, ends=ends, live=live, most=most)

@@ -138,12 +138,13 @@ def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
 
 
 def open_made(model: bytes, path: Path, threads: int) -> Graph:
-    """Load a graph that was made of the .onnx file `path`, whose weights it may share, on the CPU.
+    """Load a graph that was made of the .onnx file `path`, whose weights may lie beside that file, on the CPU.
 
     Raises:
         AssayError: onnxruntime cannot load it.
     """
     options = _options(threads)
+    options.enable_cpu_mem_arena = False  # one that keeps the largest cache there ever was is enough
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     return _graph(path, model, options, "cpu")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,11 @@ def array_of(value: Value) -> np.ndarray:
     """A value's numbers; of one on the host the very memory."""
     found: np.ndarray = value if isinstance(value, np.ndarray) else value.numpy()
     return found
+
+
+def size_of(value: Value) -> int:
+    """How many numbers it holds."""
+    return prod(value.shape if isinstance(value, np.ndarray) else value.shape())
 
 
 def rows_of(values: Sequence[Value], rows: np.ndarray, device: Any) -> list[Value]:

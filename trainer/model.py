@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contract.cpu import multiplies_bfloat16
 from contract.errors import AssayError, listed
 from contract.model_folder import is_encoder_decoder, read_json
 
@@ -45,6 +47,12 @@ def choose_device(wanted: str, train: TrainPart, folder: Path) -> str:
     if device == "cpu" and train.nf4.compute_dtype == "float16":
         raise AssayError(
             "training on a CPU in float16 is not supported", where="train.nf4.compute_dtype", hint="set it to float32"
+        )
+    if device == "cpu" and train.nf4.compute_dtype == "bfloat16" and not multiplies_bfloat16():
+        print(
+            "note: this processor has no instructions for bfloat16, so training takes many times as long as with "
+            "train.nf4.compute_dtype: float32",
+            file=sys.stderr,
         )
     return device
 

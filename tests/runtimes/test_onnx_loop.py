@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import runtimes.onnx_loop as onnx_loop
 from contract.artifact import open_artifact
-from contract.errors import ModelError
+from contract.errors import ModelError, NoEngineError
 from contract.runtime import Completion, GenerateParams
 from export.to_onnx import export_onnx
 from runtimes import load_runtime
@@ -104,22 +103,32 @@ def test_the_same_answers_as_token_by_token(
 
 def test_an_answer_may_take_several_runs(runtime: OnnxRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, params = prompts_of(runtime)[:3], GenerateParams(60, ignore_stop=True)
+    at_once = runtime.generate(prompts, params)
     loop = runtime._decoder._loop
     assert loop is not None
-    assert loop.most_steps > 60
-    at_once = runtime.generate(prompts, params)
-    monkeypatch.setattr(runtime._decoder, "_loop", replace(loop, most_steps=7))
+    monkeypatch.setattr(onnx_loop, "_MOST_STEPS", 7)
+    loop.most_steps = 7
     assert [one.ids for one in runtime.generate(prompts, params)] == [one.ids for one in at_once]
+    assert loop.most_steps <= 7
 
 
-def test_it_is_read_piece_by_piece_as_it_is_written_at_once(runtime: OnnxRuntime) -> None:
-    prompt, params = prompts_of(runtime)[1], GenerateParams(50, ignore_stop=True)
-    *pieces, whole = runtime.stream(prompt, params)
-    [made] = runtime.generate([prompt], params)
-    assert isinstance(whole, Completion)
-    assert whole.ids == made.ids
-    assert "".join(map(str, pieces)) == made.text
-    assert len(pieces) > 10
+def test_a_large_cache_goes_token_by_token(runtime: OnnxRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, params = prompts_of(runtime)[:3], GenerateParams(20, ignore_stop=True)
+    made = runtime.generate(prompts, params)
+    monkeypatch.setattr(onnx_loop, "_MOST_CACHE_BYTES", 0)
+    monkeypatch.setattr(GreedyLoop, "run", None)
+    assert [one.ids for one in runtime.generate(prompts, params)] == [one.ids for one in made]
+
+
+def test_it_is_read_in_the_same_pieces(runtime: OnnxRuntime) -> None:
+    prompt = prompts_of(runtime)[1]
+    for params in (GenerateParams(50, ignore_stop=True), GenerateParams(50, stop=("e", "in"))):
+        pieces = list(runtime.stream(prompt, params))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runtime._decoder, "_loop", None)
+            others = list(runtime.stream(prompt, params))
+        assert [piece for piece in pieces[:-1] if piece] == others[:-1]
+        assert len(others) > 1
 
 
 # A graph whose every logit is known: behind token i the logits are row i of a table. Its cache holds, for every token,
@@ -127,11 +136,14 @@ def test_it_is_read_piece_by_piece_as_it_is_written_at_once(runtime: OnnxRuntime
 V = 8
 
 
-def chain(path: Path, table: np.ndarray, *, extra: Sequence[onnx.NodeProto] = ()) -> Path:
+def chain(path: Path, table: np.ndarray, *, bias: str = "", extra: Sequence[onnx.NodeProto] = ()) -> Path:
     kinds = {"input_ids": TensorProto.INT64, "position_ids": TensorProto.INT64, "attention_mask": TensorProto.INT64}
     past, present = "past_key_values.0.key", "present.0.key"
     nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["logits"]),
+        helper.make_node("Gather", ["table", "input_ids"], ["found"]),
+        helper.make_node("Add", ["found", bias], ["logits"])
+        if bias
+        else helper.make_node("Identity", ["found"], ["logits"]),
         helper.make_node("ReduceSum", ["attention_mask", "along"], ["seen"], keepdims=1),
         helper.make_node("Concat", ["input_ids", "position_ids", "seen"], ["whole"], axis=1),
         helper.make_node("Cast", ["whole"], ["numbers"], to=TensorProto.FLOAT),
@@ -144,6 +156,7 @@ def chain(path: Path, table: np.ndarray, *, extra: Sequence[onnx.NodeProto] = ()
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", "input_ids_n", V])]
     outputs.append(helper.make_tensor_value_info(present, TensorProto.FLOAT, ["rows", 1, "after", 3]))
     weights = {"table": table.astype(np.float32), "along": np.array([1]), "shape": np.array([-1, 1, 1, 3])}
+    weights |= {bias: np.eye(V, dtype=np.float32)[3] * 9} if bias else {}
     graph = helper.make_graph(
         nodes, "chain", inputs, outputs, [numpy_helper.from_array(values, name) for name, values in weights.items()]
     )
@@ -151,7 +164,7 @@ def chain(path: Path, table: np.ndarray, *, extra: Sequence[onnx.NodeProto] = ()
     return path
 
 
-def successors(**changed: float) -> np.ndarray:
+def successors() -> np.ndarray:
     """Behind every token the next number is likeliest; behind the last the first."""
     return np.roll(np.eye(V), 1, axis=1) * 5.0
 
@@ -217,6 +230,43 @@ def test_it_stops_at_logits_that_are_no_numbers(tmp_path: Path, wrong: float) ->
     assert not np.isfinite(logits).all()
 
 
+def test_tokens_that_are_never_likely_do_not_stop_it(tmp_path: Path) -> None:
+    table = successors()
+    table[:, 1] = -np.inf
+    table[2, 4:] = np.finfo(np.float32).min
+    fed, _, _ = walk(chain(tmp_path / "model.onnx", table), [2], most=6)
+    assert fed == [[3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("name", ["bias", "before", "loop/before", "loop/number", "loop/ends"])
+def test_names_of_weights_are_not_confused_with_the_loops_own(tmp_path: Path, name: str) -> None:
+    path = chain(tmp_path / "model.onnx", successors(), bias=name)
+    if name.startswith("loop/"):
+        assert loop_of(path) is None
+    else:
+        assert walk(path, [0], most=4)[0] == [[3, 3, 3]]
+
+
+def test_a_run_is_as_long_as_a_reader_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = loop_of(chain(tmp_path / "model.onnx", successors()))
+    assert loop is not None
+    given = {
+        "input_ids": np.array([[2]]),
+        "position_ids": np.array([[4]]),
+        "attention_mask": np.ones((1, 5), np.int64),
+        "past_key_values.0.key": np.zeros((1, 1, 4, 3), np.float32),
+    }
+    run = partial(loop.run, given, [], ends=np.array([-1]), live=np.ones(1, np.bool_), most=999)
+    first, _, _ = run()
+    assert len(first) < 32  # its pace is not known yet
+    monkeypatch.setattr(onnx_loop, "_RUN_S", 1e9)
+    run()
+    assert len(run()[0]) + 1 == loop.most_steps == 128
+    monkeypatch.setattr(onnx_loop, "_RUN_S", 0.0)
+    run()
+    assert len(run()[0]) + 1 == loop.most_steps == 1
+
+
 def test_of_equal_logits_the_first_is_taken(tmp_path: Path) -> None:
     table = successors()
     table[:, 2] = 5.0
@@ -235,9 +285,10 @@ def test_graphs_that_are_large_old_or_of_another_type_are_not_looped(
     half.graph.initializer[0].CopyFrom(numpy_helper.from_array(successors().astype(np.float16), "table"))
     onnx.save(half, tmp_path / "half.onnx")
     assert loop_of(tmp_path / "half.onnx") is None
-    with monkeypatch.context() as patch:
-        patch.setattr(onnx_loop, "_MOST_BYTES", V * V * 4)  # the table; there are two numbers beside it
-        assert loop_of(path) is None
+    for most, fits in ((V * V * 4 + 5 * 8 - 1, False), (V * V * 4 + 5 * 8, True)):  # the table, and five integers
+        with monkeypatch.context() as patch:
+            patch.setattr(onnx_loop, "_MOST_BYTES", most)
+            assert (loop_of(path) is not None) == fits
     monkeypatch.setattr(onnx_loop, "_OLDEST_OPSET", 19)
     assert loop_of(path) is None
 
@@ -247,14 +298,27 @@ def test_what_cannot_stand_in_a_loop_is_still_run(models: dict[str, Path], tmp_p
     whole = load(folder)
     made = whole.generate(prompts_of(whole), GenerateParams(20))
     model = onnx.load(folder / "model.onnx")
-    clash = helper.make_node("Identity", ["input_ids"], ["loop/next"])  # a name that the loop needs for itself
-    model.graph.node.append(clash)
+    model.graph.node.append(helper.make_node("Identity", ["input_ids"], ["loop/next"]))  # the loop's own name
     onnx.save(model, folder / "model.onnx")
     decoder = load(folder)._decoder
     assert decoder._loop is None
     assert [one.ids for one in load(folder).generate(prompts_of(whole), GenerateParams(20))] == [
         one.ids for one in made
     ]
+
+
+def test_without_memory_or_types_for_a_loop_it_is_still_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chain(tmp_path / "model.onnx", successors(), extra=[helper.make_node("Identity", ["seen"], ["more"])])
+    model = onnx.load(path)
+    model.graph.output.append(onnx.ValueInfoProto(name="more"))
+    onnx.save(model, path)
+    assert loop_of(path) is None
+
+    def full(*_: Any) -> Any:
+        raise NoEngineError("onnxruntime cannot load the graph on this machine")
+
+    monkeypatch.setattr(onnx_loop, "open_made", full)
+    assert loop_of(chain(tmp_path / "model.onnx", successors())) is None
 
 
 def test_logits_that_overflow_on_the_way_are_an_error_of_the_artifact(models: dict[str, Path], tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+import contract.cpu
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.recipe import Recipe
 from tests.tiny import write_jsonl
 from trainer.checkpoint import MARKER_FILE, complete_checkpoints, work_folder
 from trainer.data import Splits, load_splits
+from trainer.model import choose_device
 from trainer.train import train_adapter
 
 NAMES = ("Mara", "Olin", "Kesto", "Tarvo", "Vell", "Sunna")
@@ -249,6 +251,30 @@ def test_refusals_leave_nothing_behind(
             threads=1,
         )
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "told"),
+    [
+        ({"avx2", "fma"}, "bfloat16", True),
+        ({"avx2", "fma"}, "float32", False),
+        ({"avx512f", "avx512_bf16"}, "bfloat16", False),
+        (set(), "bfloat16", False),  # nothing is known
+    ],
+)
+def test_bfloat16_without_instructions_for_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: Recipe,
+    llama_folder: Path,
+    flags: set[str],
+    dtype: str,
+    told: bool,
+) -> None:
+    monkeypatch.setattr(contract.cpu, "read_flags", lambda: ("some processor", flags))
+    nf4 = recipe.train.nf4.model_copy(update={"compute_dtype": dtype})
+    assert choose_device("cpu", recipe.train.model_copy(update={"nf4": nf4}), llama_folder) == "cpu"
+    assert ("no instructions for bfloat16" in capsys.readouterr().err) == told
 
 
 def test_there_is_no_cuda_to_ask_for(tmp_path: Path, recipe: Recipe, splits: Splits) -> None:
