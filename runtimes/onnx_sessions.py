@@ -144,7 +144,6 @@ def open_made(model: bytes, path: Path, threads: int) -> Graph:
         AssayError: onnxruntime cannot load it.
     """
     options = _options(threads)
-    options.enable_cpu_mem_arena = False  # one that keeps the largest cache there ever was is enough
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     return _graph(path, model, options, "cpu")
 
