@@ -61,8 +61,8 @@ def looped(model: bytes, cache: Mapping[str, str]) -> bytes:
         *_values(12, {"loop/token": _tensor(_INT64)}),
     ]
     last = {outer(made): outputs[made] for made in [*cache.values(), LOGITS]}
-    ends = [outer(made) if outer(made) in last else f"{outer(made)}/unused" for made in carried.values()]
-    loop = _node("Loop", [STEPS, "", *map(outer, carried)], [*ends, TOKENS], body=b"".join(body))
+    results = [outer(made) if outer(made) in last else f"{outer(made)}/unused" for made in carried.values()]
+    loop = _node("Loop", [STEPS, "", *map(outer, carried)], [*results, TOKENS], body=b"".join(body))
     fixed = {name: kind for name, kind in inputs.items() if name not in carried}
     fixed |= {STEPS: _tensor(_INT64, 0), ENDS: _tensor(_INT64, 1), LIVE: _tensor(_BOOL, 2), ONES: _tensor(_INT64, 2)}
     main = [
