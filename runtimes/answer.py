@@ -117,7 +117,7 @@ class Answer:
                 "the model's logits are not finite, so nothing can be generated",
                 hint="its weights are damaged or overflowed: export it again, in another dtype",
             )
-        if self.rules.idle and self._random is None:
+        if self._random is None and self.rules.idle_for(len(self.ids)):
             return likeliest
         scores = self.rules.apply(logits, self.ids)
         if self._random is None:

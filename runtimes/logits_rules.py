@@ -73,13 +73,6 @@ class LogitsRules:
         self._end_ids = sorted(end_ids)
         self._forced_bos = target.forced_bos_id if target else None
         self._forced_eos = target.forced_eos_id if target and not params.ignore_stop else None
-        self.idle = (
-            params.repetition_penalty == 1.0
-            and not params.no_repeat_ngram_size
-            and not (params.min_new_tokens and self._end_ids)
-            and self._forced_bos is None
-            and self._forced_eos is None
-        )
 
     def idle_for(self, made: int) -> int:
         """How many tokens behind `made` others no rule changes anything about."""
@@ -103,7 +96,7 @@ class LogitsRules:
         Returns:
             float32 [vocab_size]; what may not come is -inf.
         """
-        if self.idle:
+        if self.idle_for(len(ids)):
             return scores
         scores = scores.copy()
         seen = np.array([*self._before, *ids], np.int64)

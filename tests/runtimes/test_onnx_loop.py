@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import runtimes.onnx_loop as onnx_loop
 from contract.artifact import open_artifact
 from contract.errors import ModelError, NoEngineError
-from contract.runtime import Completion, GenerateParams
+from contract.runtime import GenerateParams
 from export.to_onnx import export_onnx
 from runtimes import load_runtime
 from runtimes.logits_rules import LogitsRules, TargetFormat
@@ -64,10 +65,11 @@ def prompts_of(runtime: OnnxRuntime) -> list[list[int]]:
     return [random.integers(5, runtime.vocab_size - 12, n).tolist() + end for n in (3, 40, 8, 8, 21, 60, 13, 30, 5, 17)]
 
 
-def one_by_one(runtime: OnnxRuntime, prompts: Sequence[list[int]], params: GenerateParams) -> list[Completion]:
+@contextmanager
+def without_loop(runtime: OnnxRuntime) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime._decoder, "_loop", None)
-        return runtime.generate(prompts, params)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,8 @@ def test_the_same_answers_as_token_by_token(
     monkeypatch.setattr(GreedyLoop, "run", counted)
     made = runtime.generate(prompts, params)
     assert (runs > 0) == (params.repetition_penalty == 1.0)  # a penalty changes every token's scores
-    others = one_by_one(runtime, prompts, params)
+    with without_loop(runtime):
+        others = runtime.generate(prompts, params)
     assert [(one.ids, one.text, one.stop) for one in made] == [(one.ids, one.text, one.stop) for one in others]
 
 
@@ -124,8 +127,7 @@ def test_it_is_read_in_the_same_pieces(runtime: OnnxRuntime) -> None:
     prompt = prompts_of(runtime)[1]
     for params in (GenerateParams(50, ignore_stop=True), GenerateParams(50, stop=("e", "in"))):
         pieces = list(runtime.stream(prompt, params))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runtime._decoder, "_loop", None)
+        with without_loop(runtime):
             others = list(runtime.stream(prompt, params))
         assert [piece for piece in pieces[:-1] if piece] == others[:-1]
         assert len(others) > 1
@@ -173,6 +175,17 @@ def loop_of(path: Path) -> GreedyLoop | None:
     return open_loop(open_graph(path, "cpu", 1), {"past_key_values.0.key": "present.0.key"}, 1)
 
 
+def inputs_of(tokens: Sequence[int]) -> dict[str, np.ndarray]:
+    """What the graph is given behind four tokens."""
+    rows = len(tokens)
+    return {
+        "input_ids": np.array(tokens)[:, None],
+        "position_ids": np.full((rows, 1), 4),
+        "attention_mask": np.ones((rows, 5), np.int64),
+        "past_key_values.0.key": np.zeros((rows, 1, 4, 3), np.float32),
+    }
+
+
 def walk(
     path: Path,
     tokens: Sequence[int],
@@ -183,15 +196,8 @@ def walk(
 ) -> tuple[list[list[int]], np.ndarray, np.ndarray]:
     loop = loop_of(path)
     assert loop is not None
-    rows = len(tokens)
-    given = {
-        "input_ids": np.array(tokens)[:, None],
-        "position_ids": np.full((rows, 1), 4),
-        "attention_mask": np.ones((rows, 5), np.int64),
-        "past_key_values.0.key": np.zeros((rows, 1, 4, 3), np.float32),
-    }
-    alive = np.ones(rows, np.bool_) if live is None else np.array(live)
-    fed, logits, [cache] = loop.run(given, ["present.0.key"], ends=np.array(ends), live=alive, most=most)
+    alive = np.ones(len(tokens), np.bool_) if live is None else np.array(live)
+    fed, logits, [cache] = loop.run(inputs_of(tokens), ["present.0.key"], ends=np.array(ends), live=alive, most=most)
     return fed.T.tolist(), logits, cache.numpy()
 
 
@@ -250,13 +256,7 @@ def test_names_of_weights_are_not_confused_with_the_loops_own(tmp_path: Path, na
 def test_a_run_is_as_long_as_a_reader_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = loop_of(chain(tmp_path / "model.onnx", successors()))
     assert loop is not None
-    given = {
-        "input_ids": np.array([[2]]),
-        "position_ids": np.array([[4]]),
-        "attention_mask": np.ones((1, 5), np.int64),
-        "past_key_values.0.key": np.zeros((1, 1, 4, 3), np.float32),
-    }
-    run = partial(loop.run, given, [], ends=np.array([-1]), live=np.ones(1, np.bool_), most=999)
+    run = partial(loop.run, inputs_of([2]), [], ends=np.array([-1]), live=np.ones(1, np.bool_), most=999)
     first, _, _ = run()
     assert len(first) < 32  # its pace is not known yet
     monkeypatch.setattr(onnx_loop, "_RUN_S", 1e9)
