@@ -7,28 +7,31 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
 
 from contract.drafts import remove_abandoned, sync, sync_path
 from contract.errors import AssayError, listed
 from contract.failed import refuse_failed
+from contract.typed import from_json
+from contract.verdict import SIGNED_FILE, VERDICT_FILE
 
 Kind = Literal["adapter", "merged", "onnx", "gguf", "gguf-lora"]
 ONNX_LABEL = "onnx-"  # before a precision: what an ONNX artifact is called in recipes and tables
 MANIFEST_FILE = "manifest.json"
-MANIFEST_SCHEMA = 1
-# Times, logs and plots live here, and a verdict beside the manifest; neither belongs to the digested file list.
+MANIFEST_SCHEMA = 2
+_READ_SCHEMAS = (1, 2)  # of schema 1 the stated digest covers the files alone
+# Times, logs and plots live here, and verdicts beside the manifest; none of them belongs to the digested file list.
 MEASURED_FOLDER = "measured"
-_UNDIGESTED_FILES = (MANIFEST_FILE, "verdict.json")
+_UNDIGESTED_FILES = (MANIFEST_FILE, VERDICT_FILE, SIGNED_FILE)
 # Files that can change what a model does; others (a licence, a picture) may lie in a folder unlisted.
 _MODEL_SUFFIXES = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".json", ".model", ".jinja", ".txt", ".bin")
-_MANIFEST_TYPES = {"name": str, "data_sha256": dict, "tools": dict, "details": dict, "measurements": dict}
 _HASHED_AT_ONCE = 8 << 20  # bytes; small pieces would wait for the interpreter's lock while another thread imports
 
 
@@ -52,7 +55,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says. `digest` covers `files` alone; `measurements` never enter it."""
+    """What manifest.json says. `digest` covers all of it but `measurements` and where parents lay."""
 
     kind: Kind
     name: str
@@ -67,7 +70,26 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the sorted list of path, size and sha256 of every file."""
+        """sha256 over the manifest as canonical JSON: lists without an order sorted, no measurement, no place.
+
+        A parent is named by role and digest, so that the same input gives the same digest wherever it lies.
+        """
+        said = {
+            "schema": self.schema,
+            "kind": self.kind,
+            "name": self.name,
+            "files": sorted((record.path, record.size_bytes, record.sha256) for record in self.files),
+            "parents": sorted((parent.role, parent.digest) for parent in self.parents),
+            "recipe_sha256": self.recipe_sha256,
+            "data_sha256": self.data_sha256,
+            "tools": self.tools,
+            "details": json.loads(json.dumps(self.details)),  # keys as text, tuples as lists: as it will be read back
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def files_digest(self) -> str:
+        """sha256 over the sorted list of path, size and sha256 of every file: what schema 1 called the digest."""
         return digest_of(self.files)
 
 
@@ -78,6 +100,11 @@ class Artifact:
     path: Path
     manifest: Manifest
     foreign: bool
+    told: dict[str, Any] = field(default_factory=dict)  # details that a recipe replaces; never part of the digest
+
+    def retold(self, **details: Any) -> Artifact:
+        """The same artifact, its details replaced by what a recipe says now: what exports of it record."""
+        return replace(self, told={**self.told, **details})
 
     @property
     def kind(self) -> Kind:
@@ -91,18 +118,36 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """What a verdict is bound to."""
-        return self.manifest.digest
+        """What a verdict is bound to: all of the manifest; of a foreign one its files."""
+        return self.manifest.files_digest if self.foreign else self.manifest.digest
+
+    def is_parent(self, parent: Parent, child: Manifest) -> bool:
+        """Is this what `child` says it was made from? Manifests of schema 1 named parents by their files alone."""
+        return parent.digest == self.digest or (child.schema == 1 and parent.digest == self.manifest.files_digest)
 
     @property
     def details(self) -> dict[str, Any]:
         """What its maker recorded; empty for a foreign one."""
-        return self.manifest.details
+        return {**self.manifest.details, **self.told}
 
     @property
     def folder(self) -> Path:
         """Where its files lie."""
         return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def verdict_path(self) -> Path:
+        """Where verdicts on it are kept: in its folder; beside a bare file."""
+        return self._beside(VERDICT_FILE)
+
+    @property
+    def signed_path(self) -> Path:
+        """Where a signed verdict on it lies."""
+        return self._beside(SIGNED_FILE)
+
+    def _beside(self, name: str) -> Path:
+        bare = self.foreign and self.path.is_file()
+        return self.path.with_name(f"{self.path.name}.{name}") if bare else self.folder / name
 
     @property
     def gguf_path(self) -> Path:
@@ -125,12 +170,15 @@ class Artifact:
         """Hash every file again.
 
         Raises:
-            AssayError: naming every file that is missing, changed, or there without being listed.
+            AssayError: naming every file that is missing, changed, leads out of the folder, or is not listed.
         """
         problems = []
+        real = self.folder.resolve()
         for record in self.manifest.files:
             path = self.folder / record.path
-            if not path.is_file():
+            if not self.foreign and not path.resolve().is_relative_to(real):
+                problems.append(f"{record.path}: a link that leads out of the artifact")
+            elif not path.is_file():
                 problems.append(f"{record.path}: missing")
             elif path.stat().st_size != record.size_bytes:
                 problems.append(f"{record.path}: {path.stat().st_size} bytes, {record.size_bytes} were written")
@@ -268,31 +316,43 @@ def open_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
 def _read_manifest(path: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != MANIFEST_SCHEMA or data["kind"] not in get_args(Kind):
+        if data["schema"] not in _READ_SCHEMAS or data["kind"] not in get_args(Kind):
             raise AssayError("a manifest of another version", where=str(path), got=f"{data['schema']} {data['kind']}")
-        for key, kind in _MANIFEST_TYPES.items():
-            if not isinstance(data[key], kind):
-                raise TypeError(f"{key} is {data[key]!r}")
-        manifest = Manifest(
-            cast(Kind, data["kind"]),
-            data["name"],
-            tuple(FileRecord(**record) for record in data["files"]),
-            tuple(Parent(**parent) for parent in data["parents"]),
-            data["recipe_sha256"],
-            data["data_sha256"],
-            data["tools"],
-            data["details"],
-            data["measurements"],
-        )
-        if data["digest"] != manifest.digest:
-            raise AssayError(
-                "the manifest does not agree with itself", where=str(path), expected=data["digest"], got=manifest.digest
-            )
-        return manifest
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        stated = data.pop("digest")
+        manifest: Manifest = from_json(Manifest, data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise AssayError(
             "the manifest cannot be read", where=str(path), got=f"{type(error).__name__}: {error}"
         ) from None
+    found = manifest.files_digest if manifest.schema == 1 else manifest.digest
+    if stated != found:
+        raise AssayError(
+            "the manifest does not agree with itself: it was edited",
+            where=str(path),
+            expected=str(stated),
+            got=found,
+            hint="export it again, or restore the file",
+        )
+    _refuse_paths(manifest, path)
+    return manifest
+
+
+def _refuse_paths(manifest: Manifest, where: Path) -> None:
+    """Raise where a listed file lies elsewhere than in the artifact, or is listed twice."""
+    wrong = [record.path for record in manifest.files if not _is_inside(record.path)]
+    wrong += [name for name, count in Counter(record.path for record in manifest.files).items() if count > 1]
+    if wrong:
+        raise AssayError(
+            "the manifest lists files that are not in the artifact, or lists one twice",
+            where=str(where),
+            got=listed(wrong),
+            expected="paths below the artifact's folder",
+        )
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 @dataclass

@@ -1,18 +1,14 @@
-"""The Verdict: what the gate says of one artifact, bound to its digest, and the file it is kept in."""
+"""The Verdict: what the gate says of one artifact, bound to its digest, with all that it rests on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from contract.files import read_versioned, write_whole
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 VERDICT_FILE = "verdict.json"
-VERDICT_SCHEMA = 1
+SIGNED_FILE = "verdict.dsse.json"
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,15 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Above:
+    """An artifact that this one hangs from. `outcome` None: the chain begins there, so nothing is measured."""
+
+    label: str
+    digest: str
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The gate's word on one artifact. `compared_with` is the digest of what it was judged against."""
 
@@ -39,32 +44,47 @@ class Verdict:
     outcome: Outcome
     reasons: tuple[Reason, ...]
     compared_with: str | None = None
+    chain: tuple[Above, ...] = ()  # all that it was compared with, directly or not, the nearest first
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the verdicts of one evaluation rest on."""
+
+    data_sha256: str
+    documents: tuple[str, ...]  # a key for each document that was judged: what its text and references are
+    limits: dict[str, Any]  # the gate part of a recipe, but for `require`
+    generate: dict[str, Any]  # how summaries were written, prompt included
+    versions: dict[str, str] = field(default_factory=dict)  # package -> version
+    time_utc: str = ""  # when it began, ISO 8601; told, and never compared
+    metrics_sha256: str | None = None  # of the figures that were judged; None while it is not finished
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """fail before inconclusive before pass."""
-    order: tuple[Outcome, ...] = ("fail", "inconclusive")
-    for outcome in order:
-        if outcome in outcomes:
-            return outcome
-    return "pass"
+    """fail before inconclusive before pass; of nothing at all inconclusive, for nothing was measured."""
+    order: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+    return next((outcome for outcome in order if outcome in outcomes), "inconclusive")
 
 
-def write_verdicts(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """Write all verdicts into one file, whole or not at all."""
-    body = json.dumps({"schema": VERDICT_SCHEMA, "verdicts": [asdict(v) for v in verdicts]}, indent=2, allow_nan=False)
-    write_whole(path, body + "\n")
+def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
+    """Did everything that is required pass? Nothing required, or nothing judged, proves nothing.
 
-
-def read_verdicts(path: Path) -> list[Verdict]:
-    """Read what `write_verdicts` wrote; `path` is the file or the evaluation folder it lies in.
-
-    Raises:
-        AssayError: there is no such file or it is not one of ours.
+    A label speaks of every artifact of that name: "q4_k_m" of "q4_k_m-2" too.
     """
-    path = path / VERDICT_FILE if path.is_dir() else path
-    return read_versioned(path, "verdict file", VERDICT_SCHEMA, _verdicts)
+    return bool(require) and all(
+        named and all(v.outcome == "pass" for v in named) for named in _named(verdicts, require)
+    )
 
 
-def _verdicts(data: dict[str, Any]) -> list[Verdict]:
-    return [Verdict(**{**v, "reasons": tuple(Reason(**r) for r in v["reasons"])}) for v in data["verdicts"]]
+def missing(verdicts: Sequence[Verdict], require: Sequence[str]) -> list[str]:
+    """The required labels that no verdict is about."""
+    return [label for label, named in zip(require, _named(verdicts, require), strict=True) if not named]
+
+
+def _named(verdicts: Sequence[Verdict], require: Sequence[str]) -> list[list[Verdict]]:
+    return [[verdict for verdict in verdicts if _is_named(verdict.label, label)] for label in require]
+
+
+def _is_named(label: str, wanted: str) -> bool:
+    head, dash, number = label.rpartition("-")
+    return label == wanted or (bool(dash) and head == wanted and number.isdigit())

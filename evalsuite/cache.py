@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from contract.artifact import tool_versions
 from contract.errors import AssayError
 from contract.files import alone, write_whole
-from evalsuite.results import RESULTS_SCHEMA, from_json
+from contract.typed import from_json
+from evalsuite.results import RESULTS_SCHEMA
 
 CACHE_FOLDER = "cache"
 KEEP_LOGITS_BYTES = 1_000_000_000  # logits over this are not kept once an evaluation is complete

@@ -7,16 +7,16 @@ in the name. Every difference is "this artifact minus the one it is compared wit
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from contract.artifact import Kind
 from contract.errors import AssayError
 from contract.files import read_versioned, refuse_constant, write_whole
+from contract.typed import from_json
 
 RESULTS_SCHEMA = 2
 METRICS_FILE = "metrics.json"
@@ -338,34 +338,3 @@ def read_predictions(path: Path) -> list[Prediction]:
                 ) from None
             rows.append(row)
     return rows
-
-
-def from_json(wanted: Any, value: Any) -> Any:
-    """Rebuild a (nested) dataclass from what asdict and JSON made of it.
-
-    Raises:
-        TypeError: a value of another type than wanted, or a field that is missing or unknown.
-    """
-    if isinstance(wanted, type) and is_dataclass(wanted):
-        if not isinstance(value, dict) or (unknown := set(value) - {f.name for f in fields(wanted)}):
-            raise TypeError(f"{wanted.__name__}: unexpected {unknown if isinstance(value, dict) else value!r}")
-        hints = get_type_hints(wanted)
-        return wanted(**{name: from_json(hints[name], item) for name, item in value.items()})
-    if get_origin(wanted) in (Union, types.UnionType):
-        chosen = [option for option in get_args(wanted) if option is not type(None)]
-        return None if value is None else from_json(chosen[0], value)
-    if get_origin(wanted) is Literal and value not in get_args(wanted):
-        raise TypeError(f"expected one of {get_args(wanted)}, got {value!r}")
-    if get_origin(wanted) is dict and not isinstance(value, dict):
-        raise TypeError(f"expected an object, got {value!r}")
-    if get_origin(wanted) is tuple and not isinstance(value, list | tuple):
-        raise TypeError(f"expected a list, got {value!r}")
-    if get_origin(wanted) is dict and get_args(wanted)[1] is not Any:
-        return {name: from_json(get_args(wanted)[1], item) for name, item in value.items()}
-    if get_origin(wanted) is tuple:
-        return tuple(from_json(get_args(wanted)[0], item) for item in value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if wanted in (float, int, str, bool) and not isinstance(value, wanted):
-        raise TypeError(f"expected {wanted.__name__}, got {value!r}")
-    return value

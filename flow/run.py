@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -126,8 +126,7 @@ def _refuse_beams(recipe: Recipe, base: Artifact) -> None:
 
 def _with_generate(model: Artifact, recipe: Recipe) -> Artifact:
     """The same model, saying of itself that it writes as the recipe says now: what exports record."""
-    details = {**model.details, "generate": recipe.generate.recorded()}
-    return replace(model, manifest=replace(model.manifest, details=details))
+    return model.retold(generate=recipe.generate.recorded())
 
 
 class _Run:

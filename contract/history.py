@@ -1,0 +1,244 @@
+"""Every evaluation of an artifact, in the order they were made, and the one rule that says what they come to.
+
+A fail stands until an evaluation passes that includes the failed one's documents, under limits at least as strict in
+every field, with summaries written the same way, against the same artifacts. A later fail beats an earlier pass. What
+was begun and not finished stands like a fail: nobody knows what its figures would have said. An inconclusive takes a
+pass away unless that pass covers it, and is lifted by a pass on at least as many documents under limits at least as
+strict. The order is that of the file; no clock is asked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from contract.errors import AssayError
+from contract.files import read_versioned, write_whole
+from contract.typed import from_json
+from contract.verdict import VERDICT_FILE, Basis, Outcome, Verdict
+
+HISTORY_SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: what it rests on, the digests it judges, and its verdicts; not finished: none of them yet."""
+
+    basis: Basis
+    subjects: tuple[str, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    finished: bool = False
+
+    def about(self, digest: str) -> Evaluation | None:
+        """The part about one artifact, or None."""
+        if digest not in self.subjects:
+            return None
+        return replace(self, subjects=(digest,), verdicts=tuple(v for v in self.verdicts if v.digest == digest))
+
+    def is_same(self, other: Evaluation) -> bool:
+        """The same documents, limits and way of writing: one of them is the other done again."""
+        mine, its = self.basis, other.basis
+        return (mine.data_sha256, mine.documents, mine.limits, mine.generate) == (
+            its.data_sha256,
+            its.documents,
+            its.limits,
+            its.generate,
+        )
+
+
+History = tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the evaluations of one artifact come to. `state` "unfinished": one was begun and not ended."""
+
+    state: Literal["pass", "fail", "inconclusive", "unfinished"]
+    evaluation: Evaluation
+    verdict: Verdict | None
+
+
+def standing(history: Iterable[Evaluation], digest: str) -> Standing | None:
+    """What counts of all evaluations of the artifact of that digest; None: there is none."""
+    passed: Standing | None = None
+    against: list[Standing] = []  # what no later pass has lifted
+    for evaluation in history:
+        mine = evaluation.about(digest)
+        if mine is None:
+            continue
+        now = _told(mine)
+        if now.state == "pass":
+            passed, against = now, [other for other in against if not _lifts(now, other)]
+        elif now.state == "inconclusive" and passed is not None and _covers(passed, now):
+            continue  # a quick look on fewer documents says nothing against it
+        else:
+            against.append(now)
+    for state in ("fail", "unfinished", "inconclusive"):
+        found = [other for other in against if other.state == state]
+        if found:
+            return found[-1]
+    return passed
+
+
+def _told(evaluation: Evaluation) -> Standing:
+    if not evaluation.finished:
+        return Standing("unfinished", evaluation, None)
+    order: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+    for outcome in order:
+        for verdict in evaluation.verdicts:
+            if verdict.outcome == outcome:
+                return Standing(outcome, evaluation, verdict)
+    return Standing("inconclusive", evaluation, None)  # it ended without a word on it
+
+
+def _lifts(now: Standing, other: Standing) -> bool:
+    if other.state != "inconclusive":
+        return _covers(now, other)
+    mine, its = now.evaluation.basis, other.evaluation.basis
+    return len(mine.documents) >= len(its.documents) and at_least_as_strict(mine.limits, its.limits)
+
+
+def _covers(now: Standing, other: Standing) -> bool:
+    """Did `now` measure all that `other` did, and judge it at least as strictly?"""
+    mine, its = now.evaluation.basis, other.evaluation.basis
+    above = {each.digest for each in now.verdict.chain} if now.verdict else set()
+    its_above = {each.digest for each in other.verdict.chain} if other.verdict else set()
+    return (
+        set(its.documents) <= set(mine.documents)
+        and its.generate == mine.generate
+        and its_above <= above
+        and at_least_as_strict(mine.limits, its.limits)
+    )
+
+
+def at_least_as_strict(limits: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Is no limit wider than the other's of the same name? One that is not there limits nothing."""
+    return all(name in limits and _no_wider(name, limits[name], value) for name, value in others.items())
+
+
+def _no_wider(name: str, ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return at_least_as_strict(ours, theirs)
+    if isinstance(ours, bool) and isinstance(theirs, bool) and name.startswith("allow_"):
+        return theirs or not ours
+    if _is_number(ours) and _is_number(theirs):
+        if name.startswith("min_"):
+            return bool(ours >= theirs)
+        if name.startswith("max_") or name == "rounding_multiple":
+            return bool(ours <= theirs)
+    return bool(ours == theirs)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_history(path: Path) -> History:
+    """The evaluations in a verdict file, or in the one of a folder.
+
+    Raises:
+        AssayError: there is no such file, or it is of another version or damaged.
+    """
+    path = path / VERDICT_FILE if path.is_dir() else path
+    return read_versioned(path, "verdict file", HISTORY_SCHEMA, _history)
+
+
+def _history(data: dict[str, Any]) -> History:
+    evaluations = tuple(from_json(Evaluation, entry) for entry in data["evaluations"])
+    for evaluation in evaluations:
+        strangers = [verdict.label for verdict in evaluation.verdicts if verdict.digest not in evaluation.subjects]
+        if strangers or (evaluation.verdicts and not evaluation.finished):
+            raise ValueError(f"verdicts that the evaluation is not about: {strangers}")
+    return evaluations
+
+
+def known_history(path: Path) -> History:
+    """The evaluations in a verdict file; none where there is no file, or an older version, which proves nothing.
+
+    Raises:
+        AssayError: it is damaged.
+    """
+    if not path.is_file() or _is_old(path):
+        return ()
+    return read_history(path)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["schema"] == 1)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """The verdicts of the last evaluation in a verdict file; `path` is the file or the folder it lies in.
+
+    Raises:
+        AssayError: there is no such file, it is not one of ours, or the last evaluation was not finished.
+    """
+    return list(last_evaluation(path).verdicts)
+
+
+def last_evaluation(path: Path) -> Evaluation:
+    """The last evaluation in a verdict file.
+
+    Raises:
+        AssayError: as `read_verdicts`.
+    """
+    history = read_history(path)
+    if not history or not history[-1].finished:
+        raise AssayError(
+            "the evaluation was not finished",
+            where=str(path),
+            hint="run the same assay eval again: what was measured so far is kept",
+        )
+    return history[-1]
+
+
+def begin(path: Path, evaluation: Evaluation) -> None:
+    """Note that an evaluation begins: until it is finished, no earlier pass counts."""
+    with _changing(path) as history:
+        _write(path, [*(other for other in history if not _replaced(other, evaluation)), evaluation])
+
+
+def finish(path: Path, evaluation: Evaluation) -> None:
+    """Put a finished evaluation in the place of the one that was begun, as the last; nothing else is forgotten."""
+    with _changing(path) as history:
+        _write(path, [*(other for other in history if not _replaced(other, evaluation)), evaluation])
+
+
+def restore(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Put evaluations that are known from elsewhere before those that a verdict file has, each once."""
+    with _changing(path) as history:
+        lost = [each for each in evaluations if each not in history]
+        if lost:
+            _write(path, [*lost, *history])
+
+
+def _replaced(old: Evaluation, new: Evaluation) -> bool:
+    """The same evaluation, begun before or with the very same outcome: told once."""
+    if not old.is_same(new) or not set(old.subjects) <= set(new.subjects):
+        return False
+    return not old.finished or (new.finished and old.verdicts == new.verdicts)
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[History]:
+    """Alone with a verdict file, so that two evaluations do not lose each other's word."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield known_history(path)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    body = {"schema": HISTORY_SCHEMA, "evaluations": [asdict(evaluation) for evaluation in evaluations]}
+    write_whole(path, json.dumps(body, indent=2, allow_nan=False) + "\n")
