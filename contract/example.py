@@ -214,9 +214,9 @@ def read_examples(
                 problems.append(f'{where}: field "{name}" is empty')
             references += [text for item in values if (text := _text(item, name, where, problems))]
         key = str(row[id_name]) if id_name else f"{index + 1:06d}"
-        text = None if document is None else normalised(document)
-        used_at, used_for = seen.setdefault(key, (where, text))
-        if used_at != where and (text is None or text != used_for):
+        same_text = None if document is None else normalised(document)
+        used_at, used_for = seen.setdefault(key, (where, same_text))
+        if used_at != where and (same_text is None or same_text != used_for):
             problems.append(f'{where}: id "{key}" was already used at {used_at}, for another document')
         if document is not None:
             examples.append(Example(key, document, tuple(references)))
