@@ -14,7 +14,7 @@ from typing import Any
 from contract.errors import AssayError, did_you_mean, listed
 from contract.groups import group
 from contract.jsonl import read_jsonl
-from contract.similarity import normalised
+from contract.similarity import same_key
 
 # Column names tried in this order when the recipe maps none.
 DOCUMENT_COLUMNS = ("document", "dialogue", "article", "text", "transcript", "source")
@@ -214,9 +214,9 @@ def read_examples(
                 problems.append(f'{where}: field "{name}" is empty')
             references += [text for item in values if (text := _text(item, name, where, problems))]
         key = str(row[id_name]) if id_name else f"{index + 1:06d}"
-        same_text = None if document is None else normalised(document)
-        used_at, used_for = seen.setdefault(key, (where, same_text))
-        if used_at != where and (same_text is None or same_text != used_for):
+        document_key = None if document is None else same_key(document)
+        used_at, used_for = seen.setdefault(key, (where, document_key))
+        if used_at != where and (document_key is None or document_key != used_for):
             problems.append(f'{where}: id "{key}" was already used at {used_at}, for another document')
         if document is not None:
             examples.append(Example(key, document, tuple(references)))

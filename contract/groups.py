@@ -7,21 +7,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from contract.similarity import normalised
+from contract.similarity import same_key
 
 if TYPE_CHECKING:
     from contract.example import Example
 
 
 def group(examples: Iterable[Example]) -> list[Example]:
-    """Join the examples of one document, the same but for case and white space (`contract.similarity.normalised`).
+    """Join the examples of one document, the same but for case and white space (`contract.similarity.same_key`).
 
     Id and text are those of its first example, the references all that differ, each in the order of the rows. What is
     grouped already comes back as it is.
     """
     rows: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        rows[normalised(example.document)].append(example)
+        rows[same_key(example.document)].append(example)
     return [_joined(same) for same in rows.values()]
 
 

@@ -1,6 +1,7 @@
 """When two texts are the same or nearly the same, and finding those among many.
 
-Two texts are the same when they agree but for case, white space and what cannot be seen. They are nearly the same when
+Two texts are the same when they agree but for case, white space, what cannot be seen, and forms that Unicode calls
+compatible (about its NFKC_Casefold, DerivedNormalizationProps.txt). They are nearly the same when
 the Jaccard similarity of their sets of 8-word shingles is at least 0.8 (Broder, "On the resemblance and containment of
 documents", 1997).
 """
@@ -17,15 +18,26 @@ from zlib import crc32
 SHINGLE_WORDS = 8
 NEAR_JACCARD = 0.8
 
-# soft hyphens, zero-width characters, direction marks, variation selectors, byte order marks
-_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")
+# Control characters that are no white space, and Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width
+# characters, direction marks, variation selectors, tags …
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 
 def normalised(text: str) -> str:
     """Case folded, white space collapsed, Unicode's compatibility forms made one (NFKC), unseen characters left out."""
+    text = _UNSEEN.sub("", text)
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", _UNSEEN.sub("", text))
+        text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+def same_key(text: str) -> str:
+    """What texts have in common that are the same: the normalised text without any white space."""
+    return normalised(text).replace(" ", "")
 
 
 def shingles(text: str) -> set[int]:

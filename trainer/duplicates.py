@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract.example import Example
-from contract.similarity import SHINGLE_WORDS, NearIndex, near_duplicates, normalised
+from contract.similarity import SHINGLE_WORDS, NearIndex, near_duplicates, normalised, same_key
 
 Why = Literal["leak: same document", "leak: near-duplicate", "leak: same summary"]
 
@@ -51,7 +51,7 @@ def drop_leaks(
 ) -> tuple[list[Example], list[Dropped]]:
     """Leave out the examples of `split` that a held-out split has too."""
     rows = [(name, example) for name, others in held_out.items() for example in others]
-    by_document = {normalised(example.document): index for index, (_, example) in enumerate(rows)}
+    by_document = {same_key(example.document): index for index, (_, example) in enumerate(rows)}
     by_summary = {
         text: index
         for index, (_, example) in enumerate(rows)
@@ -73,9 +73,8 @@ def drop_leaks(
 def _leak(
     example: Example, by_document: Mapping[str, int], by_summary: Mapping[str, int], near: NearIndex
 ) -> tuple[int, Why, float | None] | None:
-    text = normalised(example.document)
-    if text in by_document:
-        return by_document[text], "leak: same document", 1.0
+    if (key := same_key(example.document)) in by_document:
+        return by_document[key], "leak: same document", 1.0
     if (nearest := near.nearest(example.document)) is not None:
         index, jaccard = nearest
         return index, "leak: near-duplicate", round(jaccard, 4)

@@ -77,7 +77,7 @@ def _row(example: Example, row_id: str, document: str | None = None, summary: st
 
 def _looks(document: str, at: int) -> str:
     """The same words in the same order, another copy for each number."""
-    words = document.split(" ")
+    words = (document.replace(":", " :") if at % 5 == 0 else document).split(" ")
     words[at % len(words)] = words[at % len(words)].upper()
     return "\u200b" * (at % 3) + ("  " if at % 2 else "\n").join(words) + "\r\n" * (at % 4)
 
