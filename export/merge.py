@@ -84,9 +84,9 @@ def merge_adapter(
         prove_reload(draft.path, dtype)
         draft.details |= {"dtype": dtype, "merged_on": base_weights, "cleaning": changes}
         if base_choice is not None:
-            draft.details["base_choice"] = base_choice
+            draft.measurements["base_choice"] = base_choice
         if activations is not None:
-            draft.details["activations"] = activations
+            draft.measurements["activations"] = activations
         if model.trained_on is not None:
             draft.details["trained_on"] = model.trained_on
         if rounding.unchanged:

@@ -68,6 +68,7 @@ def test_assay_merge_auto_writes_both_figures_down(tmp_path: Path, base: Path, p
     assert result.exit_code == 0, result.output
     details = json.loads(result.stdout)["details"]
     assert details["merged_on"] == "nf4"
-    assert details["base_choice"]["chosen"] == "nf4"
-    assert set(details["base_choice"]["kl_nats"]) == {"nf4", "w16"}
+    measured = open_artifact(tmp_path / "merged", verify=True).manifest.measurements
+    assert measured["base_choice"]["chosen"] == "nf4"
+    assert set(measured["base_choice"]["kl_nats"]) == {"nf4", "w16"}
     assert open_artifact(tmp_path / "merged", verify=True).details == details

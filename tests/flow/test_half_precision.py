@@ -115,7 +115,7 @@ def test_the_manifest_says_what_was_measured(tmp_path: Path) -> None:
     adapter = make_adapter_seq2seq(tmp_path / "adapter", base)
     result = CliRunner().invoke(merge, [str(adapter), "--out", str(tmp_path / "out"), "--threads", "1"])
     assert result.exit_code == 0, result.exception
-    activations = open_artifact(tmp_path / "out").details["activations"]
+    activations = open_artifact(tmp_path / "out").manifest.measurements["activations"]
     assert activations["prompts"] == 16
     assert activations["origin"] == "embedded dialogues"
     assert 0 < activations["largest"] < 65504
