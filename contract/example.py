@@ -225,6 +225,12 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
             file.write(json.dumps(example.as_row(), ensure_ascii=False) + "\n")
 
 
+def key_of(example: Example) -> str:
+    """What tells a document with its references from others, whatever its id: 32 hex digits."""
+    said = json.dumps([example.document, list(example.references)], ensure_ascii=False)
+    return hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
 def sha256_of_rows(examples: Sequence[Example]) -> str:
     """The sha256 over the rows as canonical JSON (keys sorted, UTF-8), one per line, in order."""
     digest = hashlib.sha256()

@@ -36,6 +36,12 @@ Quant = Literal[
 OnnxPrecision = Literal["fp32", "fp16", "int8", "int4"]
 
 
+# Wider than the coarsest type needs: beyond these a check could hardly say no, so a recipe that asks for it is refused.
+WIDEST_KL_NATS = 3.0
+LEAST_TOP1 = 0.3
+WIDEST_ROUGE_L = 20.0  # points
+
+
 class Part(BaseModel):
     """A part of a recipe: unknown keys and infinite numbers are refused."""
 
@@ -45,10 +51,14 @@ class Part(BaseModel):
 class QuantLimits(Part):
     """How far an export may be from the merged model."""
 
-    max_kl_nats: float = Field(gt=0, description="Mean KL(merged‖export) per token, on either target set.")
-    min_top1_agreement: float = Field(ge=0, le=1, description="Share of tokens with the same argmax.")
-    max_perplexity_ratio: float = Field(gt=1, description="Perplexity over the merged model's.")
-    max_rouge_l_loss: float = Field(gt=0, description="ROUGE-L points it may lose (non-inferiority margin).")
+    max_kl_nats: float = Field(
+        gt=0, le=WIDEST_KL_NATS, description="Mean KL(merged‖export) per token, on either target set."
+    )
+    min_top1_agreement: float = Field(ge=LEAST_TOP1, le=1, description="Share of tokens with the same argmax.")
+    max_perplexity_ratio: float = Field(gt=1, le=10, description="Perplexity over the merged model's.")
+    max_rouge_l_loss: float = Field(
+        gt=0, le=WIDEST_ROUGE_L, description="ROUGE-L points it may lose (non-inferiority margin)."
+    )
 
 
 def _limits(kl: float, top1: float, ratio: float, rouge: float) -> QuantLimits:
@@ -100,6 +110,7 @@ class MergeLimits(Part):
     rounding_multiple: float = Field(
         4.0,
         gt=1,
+        le=100,
         description="Mean KL allowed: self-noise plus this many times what "
         "rounding the fp32 merge to the stored dtype costs by itself.",
     )
@@ -108,9 +119,9 @@ class MergeLimits(Part):
 class BaseChangeLimits(Part):
     """How far an NF4-trained adapter may move when it is put on 16-bit weights."""
 
-    max_kl_nats: float = Field(0.25, gt=0, description="Mean KL per token.")
-    min_top1_agreement: float = Field(0.85, ge=0, le=1, description="Share of tokens with the same argmax.")
-    max_rouge_l_loss: float = Field(2.0, gt=0, description="ROUGE-L points it may lose.")
+    max_kl_nats: float = Field(0.25, gt=0, le=WIDEST_KL_NATS, description="Mean KL per token.")
+    min_top1_agreement: float = Field(0.85, ge=LEAST_TOP1, le=1, description="Share of tokens with the same argmax.")
+    max_rouge_l_loss: float = Field(2.0, gt=0, le=WIDEST_ROUGE_L, description="ROUGE-L points it may lose.")
 
 
 class ServedLimits(Part):
@@ -118,12 +129,12 @@ class ServedLimits(Part):
 
     min_same_text: float = Field(
         0.9,
-        ge=0,
+        ge=LEAST_TOP1,
         le=1,
         description="Share of greedy texts that must be the same, and of stops; other engines and batch sizes break "
         "near-ties.",
     )
-    max_rouge_l_loss: float = Field(1.0, gt=0, description="ROUGE-L points it may lose.")
+    max_rouge_l_loss: float = Field(1.0, gt=0, le=WIDEST_ROUGE_L, description="ROUGE-L points it may lose.")
     allow_control_text: bool = Field(
         True,
         description="May text in a document become control tokens? Most servers let it; `assay serve` does not.",
@@ -137,7 +148,7 @@ class GatePart(Part):
     max_eos_rate_loss: float = Field(
         0.05,
         gt=0,
-        lt=1,
+        le=0.5,
         description="Share of summaries that may stop ending by themselves, against the model it was made from.",
     )
     merge: MergeLimits = Field(MergeLimits(), description="Merge fidelity.")

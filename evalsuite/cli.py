@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +51,10 @@ def eval_command(
     """
     from contract.artifact import open_artifact
     from contract.example import read_examples
+    from contract.history import last_evaluation
     from contract.recipe import load_recipe
-    from contract.verdict import VERDICT_FILE, read_verdicts
     from evalsuite.evaluate import evaluate
-    from evalsuite.gate import proven
+    from evalsuite.kept import Kept, is_proven, standing_lines
     from evalsuite.report.terminal import text_table, verdict_lines
     from evalsuite.results import REPORT_FILE
     from evalsuite.served.endpoint import is_url
@@ -73,24 +73,26 @@ def eval_command(
         threads=threads,
         endpoint=endpoint,
     )
-    verdicts = read_verdicts(out / VERDICT_FILE)
+    evaluation = last_evaluation(out)
+    standings = Kept.of(out, results).standings(evaluation)
+    proven = is_proven(evaluation, standings, results.require)
+    against = standing_lines(evaluation, standings)
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "results": asdict(results),
-                    "verdicts": [asdict(v) for v in verdicts],
-                    "proven": proven(verdicts, results.require),
+                    "verdicts": [asdict(v) for v in evaluation.verdicts],
+                    "standing": {label: counts.state for label, counts in standings.items()},
+                    "proven": proven,
                 }
             )
         )
     else:
-        click.echo(
-            "\n".join(
-                [text_table(results), "", *verdict_lines(verdicts, results.require), "", f"report: {out / REPORT_FILE}"]
-            )
-        )
-    context.exit(0 if proven(verdicts, results.require) else 1)
+        told = verdict_lines(evaluation.verdicts, results.require, against=against, is_proven=proven)
+        lines = [text_table(results), "", *told]
+        click.echo("\n".join([*lines, "", f"report: {out / REPORT_FILE}"]))
+    context.exit(0 if proven else 1)
 
 
 def _endpoint(
@@ -128,14 +130,17 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     from pydantic import ValidationError
 
     from contract.errors import AssayError
+    from contract.history import last_evaluation
     from contract.limits import GatePart
     from contract.recipe import load_recipe
-    from evalsuite.folder import refuse_changed
-    from evalsuite.gate import judge, proven, required
+    from evalsuite.folder import refuse_changed, refuse_edited
+    from evalsuite.gate import judge, required
+    from evalsuite.kept import Kept, is_proven, standing_lines
     from evalsuite.report.terminal import verdict_lines
     from evalsuite.results import read_results
 
-    results = read_results(folder)
+    results, last = read_results(folder), last_evaluation(folder)
+    refuse_edited(folder, last)
     try:
         gate = load_recipe(recipe).gate if recipe else GatePart.model_validate(results.limits)
     except ValidationError as error:
@@ -147,17 +152,25 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
         ) from None
     refuse_changed(results)
     require = required(results.rows, gate, results.unloadable) if recipe else results.require
-    verdicts = judge(results, gate)
+    kept = Kept.of(folder, results)
+    limits = gate.model_dump(mode="json", exclude={"require"})
+    judged = replace(last, basis=replace(last.basis, limits=limits), verdicts=tuple(judge(results, gate)))
+    evaluation = kept.weighed(judged)
+    standings = kept.standings(evaluation)
+    proven = is_proven(evaluation, standings, require)
     if as_json:
         click.echo(
             json.dumps(
                 {
-                    "verdicts": [asdict(verdict) for verdict in verdicts],
+                    "verdicts": [asdict(verdict) for verdict in evaluation.verdicts],
+                    "standing": {label: counts.state for label, counts in standings.items()},
                     "require": list(require),
-                    "proven": proven(verdicts, require),
+                    "proven": proven,
                 }
             )
         )
     else:
-        click.echo("\n".join(verdict_lines(verdicts, require, everything=True)))
-    context.exit(0 if proven(verdicts, require) else 1)
+        against = standing_lines(evaluation, standings)
+        told = verdict_lines(evaluation.verdicts, require, everything=True, against=against, is_proven=proven)
+        click.echo("\n".join(told))
+    context.exit(0 if proven else 1)

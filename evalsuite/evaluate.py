@@ -6,29 +6,34 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.artifact import Artifact
 from contract.errors import AssayError
-from contract.example import Example, sha256_of_rows
+from contract.example import Example, key_of, sha256_of_rows
+from contract.history import Evaluation
 from contract.runtime import GenerateParams
+from contract.verdict import Basis
 from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
-from evalsuite.folder import refuse_foreign_folder, refuse_inside, stamp, write_evaluation, writing
+from evalsuite.folder import refuse_foreign_folder, refuse_inside, write_evaluation, writing
 from evalsuite.gate import judge, required
+from evalsuite.kept import Kept
 from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import plan
 from evalsuite.results import DataInfo, Results, Speed
 from evalsuite.rows import row_of, score_visit
 from evalsuite.scorer import TaskScorer
 from evalsuite.served.ask import ANSWERS
-from evalsuite.served.compare import claimed, score_endpoint
+from evalsuite.served.compare import claimed, endpoint_digest, score_endpoint
 from evalsuite.served.endpoint import Endpoint
 from evalsuite.speed import measure_speed
 from evalsuite.walk import Visit, Walk
 
 if TYPE_CHECKING:
+    from contract.limits import GatePart
     from contract.recipe import Recipe
 
 
@@ -77,7 +82,20 @@ def evaluate(
     roots = plan(sound, reference, base, served)
     data_sha256 = sha256_of_rows(examples)
     cache = Cache(out / CACHE_FOLDER)
+    nodes = [node for root in roots for node in root.all if node.is_row]
+    kept = Kept(out, [*(node.artifact for node in nodes), *(fault.artifact for fault in faults)])
+    evaluation = Evaluation(
+        _basis(examples, data_sha256, gate, params, recipe),
+        tuple(
+            dict.fromkeys(
+                [node.artifact.digest for node in nodes if node.role == "candidate"]
+                + [fault.artifact.digest for fault in faults]
+                + ([endpoint_digest(endpoint)] if endpoint else [])
+            )
+        ),
+    )
     with writing(out), cache.held():
+        kept.begin(evaluation)
         walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, params, threads, cache)
         walk.trees(roots)
         faults += walk.faults
@@ -113,12 +131,29 @@ def evaluate(
             missing,
             params.beyond_greedy(),
         )
-        verdicts = judge(results, gate)
-        write_evaluation(out, results, verdicts, found)
-        stamp(results, verdicts)
+        evaluation = kept.weighed(replace(evaluation, verdicts=tuple(judge(results, gate)), finished=True))
+        kept.finish(write_evaluation(out, results, evaluation, found))
         cache.forget(ANSWERS)
         cache.tidy()
     return results
+
+
+def _basis(
+    examples: Sequence[Example], data_sha256: str, gate: GatePart, params: GenerateParams, recipe: Recipe | None
+) -> Basis:
+    """What the verdicts will rest on. Without a recipe every artifact is asked in the words it records itself."""
+    return Basis(
+        data_sha256,
+        tuple(sorted(map(key_of, examples))),
+        gate.model_dump(mode="json", exclude={"require"}),
+        {
+            "max_new_tokens": params.max_new_tokens,
+            **params.beyond_greedy(),
+            "prompt": recipe.prompt.spec().as_dict() if recipe else None,
+        },
+        environment(1).versions,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _recorded_params(artifacts: Sequence[Artifact]) -> GenerateParams:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, Artifact, open_artifact
+from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, Artifact, open_artifact, sha256_of
 from contract.errors import AssayError, listed
 from contract.files import write_whole
-from contract.verdict import VERDICT_FILE, Verdict, write_verdicts
+from contract.history import Evaluation, finish
+from contract.verdict import VERDICT_FILE
 from evalsuite.cache import CACHE_FOLDER
 from evalsuite.report.predictions_csv import predictions_csv
 from evalsuite.report.terminal import csv_table
@@ -26,8 +27,6 @@ from evalsuite.results import (
     REPORT_FILE,
     Prediction,
     Results,
-    Row,
-    Unloadable,
     write_predictions,
     write_results,
 )
@@ -51,7 +50,7 @@ def refuse_foreign_folder(out: Path) -> None:
             hint="give another --out",
         )
     there_already = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there_already - {CACHE_FOLDER} and METRICS_FILE not in there_already:
+    if there_already - {CACHE_FOLDER} and not there_already & {METRICS_FILE, VERDICT_FILE}:
         raise AssayError(
             "the output folder holds something that is not an evaluation",
             where=str(out),
@@ -94,12 +93,24 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def write_evaluation(
-    out: Path, results: Results, verdicts: Sequence[Verdict], predictions: Mapping[str, Sequence[Prediction]]
-) -> None:
+    out: Path,
+    results: Results,
+    evaluation: Evaluation,
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> Evaluation:
     """Write predictions, table, report, figures and verdicts.
 
-    Everything is made beside `out` first. The old verdict goes before anything is replaced and the new one comes last,
-    so that a verdict is never next to figures it is not about.
+    Everything is made beside `out` first. The verdict file, which says until then that the evaluation is not finished,
+    is replaced last, so that a verdict is never next to figures it is not about.
+
+    Args:
+        out: the evaluation folder.
+        results: the figures.
+        evaluation: what it rests on, and the verdicts.
+        predictions: by label.
+
+    Returns:
+        The evaluation, finished: bound to the figures as they were written.
     """
     from evalsuite.report.content import content
     from evalsuite.report.html import write_report
@@ -117,43 +128,35 @@ def write_evaluation(
         for label, rows in predictions.items():
             write_predictions(made / PREDICTIONS_FOLDER / f"{label}.jsonl", rows)
             write_whole(made / PREDICTIONS_FOLDER / f"{label}.csv", predictions_csv(rows), errors="replace")
-        (made / CSV_FILE).write_text(csv_table(results, verdicts), encoding="utf-8")
+        (made / CSV_FILE).write_text(csv_table(results, evaluation.verdicts), encoding="utf-8")
         write_results(made / METRICS_FILE, results)
-        write_verdicts(made / VERDICT_FILE, verdicts)
-        told = content(results, verdicts, made / PREDICTIONS_FOLDER)
+        basis = replace(evaluation.basis, metrics_sha256=sha256_of(made / METRICS_FILE))
+        finished = replace(evaluation, basis=basis, finished=True)
+        told = content(results, evaluation.verdicts, made / PREDICTIONS_FOLDER)
         write_report(told, made / REPORT_FILE)
         write_plots(results, made / PLOTS_FOLDER)
         write_pdf(told, made / PDF_FILE)
-        (out / VERDICT_FILE).unlink(missing_ok=True)
         for folder in (PREDICTIONS_FOLDER, PLOTS_FOLDER):
             shutil.rmtree(out / folder, ignore_errors=True)
-        for name in (PREDICTIONS_FOLDER, PLOTS_FOLDER, CSV_FILE, REPORT_FILE, PDF_FILE, METRICS_FILE, VERDICT_FILE):
+        for name in (PREDICTIONS_FOLDER, PLOTS_FOLDER, CSV_FILE, REPORT_FILE, PDF_FILE, METRICS_FILE):
             (made / name).rename(out / name)
+        finish(out / VERDICT_FILE, finished)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+    return finished
 
 
-def stamp(results: Results, verdicts: Sequence[Verdict]) -> None:
-    """Put each verdict beside the artifact it is about, where Assay made it; a server looks for it there.
-
-    A folder whose manifest now names another digest is left alone.
-    """
-    judged: dict[str, Row | Unloadable] = {row.label: row for row in results.rows}
-    judged |= {artifact.label: artifact for artifact in results.unloadable}
-    for verdict in verdicts:
-        row = judged[verdict.label]
-        if row.foreign:
-            continue
-        artifact = open_artifact(row.path)
-        if artifact.digest == row.digest:
-            try:
-                write_verdicts(artifact.folder / VERDICT_FILE, [verdict])
-            except OSError as error:
-                with suppress(OSError):  # an earlier one is not about these figures
-                    (artifact.folder / VERDICT_FILE).unlink(missing_ok=True)
-                print(
-                    f"note: no verdict beside {row.path} ({error.strerror}): serve it with --verdict", file=sys.stderr
-                )
+def refuse_edited(folder: Path, evaluation: Evaluation) -> None:
+    """Raise where metrics.json is no longer what the verdicts were made from."""
+    found = sha256_of(folder / METRICS_FILE)
+    if evaluation.basis.metrics_sha256 != found:
+        raise AssayError(
+            "the figures are not those that were judged: metrics.json was edited",
+            where=str(folder / METRICS_FILE),
+            expected=f"sha256 {evaluation.basis.metrics_sha256}",
+            got=found,
+            hint="run assay eval again",
+        )
 
 
 def refuse_changed(results: Results) -> None:

@@ -3,12 +3,13 @@
 Figures with an interval are judged by all of it: pass if the whole 95% interval (bootstrap over documents) is within
 the limit, fail if all of it is beyond, otherwise inconclusive. Task scores are judged by non-inferiority. Merge
 fidelity is arithmetic, not sampling, and is judged by its mean. Fewer than 20 documents never pass, and what was
-compared with an artifact that did not pass does not pass either.
+compared with an artifact that did not pass does not pass either. What was not measured has not passed.
 
 Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
 merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold, base_change_top1_greedy,
 base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
-eos_rate_loss, too_few_documents, no_limits, no_reference, reference_not_passed; of an endpoint served_digest_differs,
+eos_rate_loss, too_few_documents, no_limits, not_measured, no_reference,
+lineage_not_found, reference_not_passed; of an endpoint served_digest_differs,
 served_prompt_tokens_differ, served_truncated, served_control_text, served_text_differs, served_stop_differs,
 served_rouge_l_loss; of what has no figures at all not_loadable.
 """
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from contract.verdict import Outcome, Reason, Verdict, worst
+from contract.verdict import Above, Outcome, Reason, Verdict, worst
 from evalsuite.results import Comparison, Interval, Results, Row, Unloadable
 from evalsuite.served.gate import told_counts
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
@@ -33,38 +34,48 @@ KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked t
 
 def judge(results: Results, gate: GatePart) -> list[Verdict]:
     """A verdict for every candidate, in the order of the rows, then for what could not be loaded."""
+    rows = {row.digest: row for row in results.rows}
     verdicts = {row.digest: _verdict(row, results, gate) for row in results.rows if row.role == "candidate"}
+    verdicts |= {artifact.digest: _not_loadable(artifact) for artifact in results.unloadable}
     settled: dict[str, Verdict] = {}
 
-    def settle(digest: str) -> Verdict:
+    def settle(digest: str, below: frozenset[str] = frozenset()) -> Verdict:
         """A chain is as strong as its weakest link: Q4_K_M near a bad merge is not good."""
         if digest not in settled:
             verdict = verdicts[digest]
-            above = settle(verdict.compared_with) if verdict.compared_with in verdicts else None
-            if above is not None and above.outcome != "pass":
-                reason = Reason(
-                    "reference_not_passed",
-                    above.outcome,
-                    f"it was compared with {above.label}, whose own verdict is {above.outcome}",
-                )
-                verdict = replace(
-                    verdict, outcome=worst([verdict.outcome, above.outcome]), reasons=(*verdict.reasons, reason)
-                )
-            settled[digest] = verdict
+            chain: tuple[Above, ...] = ()
+            if verdict.compared_with is not None:
+                chain = _chain(verdict, below | {digest})
+            settled[digest] = weakened(replace(verdict, chain=chain), chain)
         return settled[digest]
 
-    return [*map(settle, verdicts), *map(_not_loadable, results.unloadable)]
+    def _chain(verdict: Verdict, below: frozenset[str]) -> tuple[Above, ...]:
+        above = verdict.compared_with
+        if above is None:
+            return ()
+        if above in verdicts and above not in below:
+            found = settle(above, below)
+            return (Above(found.label, above, found.outcome), *found.chain)
+        if above in rows and above not in below:
+            return (Above(rows[above].label, above, None),)
+        return (Above("what it was compared with", above, "inconclusive"),)  # not here, or a circle: nobody judged it
+
+    return [settle(digest) for digest in verdicts]
+
+
+def weakened(verdict: Verdict, chain: Sequence[Above], why: str = "whose own verdict is") -> Verdict:
+    """The verdict, no better than the nearest of `chain` that did not pass."""
+    weak = next((above for above in chain if above.outcome not in ("pass", None)), None)
+    if weak is None or weak.outcome is None:
+        return verdict
+    text = f"it was compared with {weak.label}, {why} {weak.outcome}"
+    reason = Reason("reference_not_passed", weak.outcome, text)
+    return replace(verdict, outcome=worst([verdict.outcome, weak.outcome]), reasons=(*verdict.reasons, reason))
 
 
 def _not_loadable(artifact: Unloadable) -> Verdict:
     reason = Reason("not_loadable", "fail", f"it could not be loaded: {artifact.error}")
     return Verdict(artifact.label, artifact.digest, "fail", (reason,))
-
-
-def proven(verdicts: Sequence[Verdict], require: Sequence[str]) -> bool:
-    """Did everything that is required pass? What was not judged has not passed."""
-    passed = {verdict.label for verdict in verdicts if verdict.outcome == "pass"}
-    return all(label in passed for label in require)
 
 
 def required(rows: Sequence[Row], gate: GatePart | None, unloadable: Sequence[Unloadable] = ()) -> tuple[str, ...]:
@@ -81,34 +92,44 @@ def required(rows: Sequence[Row], gate: GatePart | None, unloadable: Sequence[Un
 
 def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
     judged = [comparison for comparison in row.comparisons if comparison.purpose != "training"]
-    if not judged:
-        reasons = [
-            Reason(
-                "no_reference",
-                "inconclusive",
-                "there is nothing to compare it with: give --reference, or the artifact it was made from",
-            )
-        ]
-        return Verdict(row.label, row.digest, "inconclusive", tuple(reasons))
     reasons = [reason for comparison in judged for reason in _reasons(row, comparison, gate)]
-    if results.data.documents < FEWEST_DOCUMENTS:
-        reasons.append(
-            Reason(
-                "too_few_documents",
-                "inconclusive",
-                f"{results.data.documents} documents are too little data to pass on",
-                results.data.documents,
-                FEWEST_DOCUMENTS,
-                "documents",
-                results.data.documents,
-            )
-        )
-    return Verdict(
-        row.label, row.digest, worst([reason.outcome for reason in reasons]), tuple(reasons), judged[0].reference_digest
-    )
+    if not judged:
+        text = "there is nothing to compare it with: give --reference, or the artifact it was made from"
+        reasons.append(Reason("no_reference", "inconclusive", text))
+    if row.lost is not None:
+        text = f"it was made from {row.lost}, which is not here: list that one too, or give it as --reference"
+        reasons.append(Reason("lineage_not_found", "inconclusive", text))
+    if judged and results.data.documents < FEWEST_DOCUMENTS:
+        n = results.data.documents
+        text = f"{n} documents are too little data to pass on"
+        reasons.append(Reason("too_few_documents", "inconclusive", text, n, FEWEST_DOCUMENTS, "documents", n))
+    compared_with = judged[0].reference_digest if judged else None
+    return Verdict(row.label, row.digest, worst([r.outcome for r in reasons]), tuple(reasons), compared_with)
+
+
+def _unmeasured(comparison: Comparison) -> Iterator[Reason]:
+    """What a comparison of this purpose must have found; a figure that is not there was never within its limit."""
+    if comparison.vocabulary or comparison.not_finite_tokens:
+        return  # that alone fails
+    lacking = []
+    if comparison.purpose != "serving":
+        there = {distance.target_set for distance in comparison.distances}
+        lacking += [f"distances on {name} targets" for name in ("gold", "greedy") if name not in there]
+    if comparison.purpose in ("base_change", "quantization"):
+        lacking += ["ROUGE-L"] if comparison.rouge_l_difference is None else []
+        lacking += ["how many summaries end by themselves"] if comparison.eos_rate_difference is None else []
+    if comparison.purpose == "serving":
+        lacking += ["what the endpoint answers"] if comparison.served is None else []
+        lacking += ["ROUGE-L"] if comparison.rouge_l_difference is None else []
+    if not comparison.prompts:
+        lacking.append("prompts")
+    if lacking:
+        text = f"not measured against {comparison.reference_label}: {', '.join(lacking)}"
+        yield Reason("not_measured", "inconclusive", text)
 
 
 def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    yield from _unmeasured(comparison)
     if comparison.purpose not in ("base_change", "serving"):  # one compares the adapter with itself, one has no ids
         yield from _interface(comparison)
     if comparison.vocabulary:

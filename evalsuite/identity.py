@@ -59,10 +59,7 @@ def label_of(artifact: Artifact, quant: str | None) -> str:
 
 
 def storage(artifact: Artifact) -> tuple[str | None, float | None]:
-    """How the weights are stored: (a name such as "q4_k_m", "f16" or ONNX's "int8", bits per weight); None: unknown.
-
-    A bfloat16 folder counts as "f16": both are 16-bit and stand under the same limits.
-    """
+    """How the weights are stored: (a name such as "q4_k_m", "f16" or ONNX's "int8", bits per weight); None: unknown."""
     if artifact.kind == "onnx":
         precision = artifact.details.get("precision") or precision_of(artifact.folder)
         return precision, artifact.details.get("bits_per_weight")
@@ -76,7 +73,7 @@ def storage(artifact: Artifact) -> tuple[str | None, float | None]:
         elements = _elements_by_dtype(artifact.folder)
         total = sum(elements.values())
         bits = sum(_STORED_BITS.get(dtype, 0) * count for dtype, count in elements.items()) / total
-        return {"float32": "f32", "float16": "f16", "bfloat16": "f16"}.get(stored_dtype(artifact)), bits
+        return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(stored_dtype(artifact)), bits
     return None, None
 
 

@@ -5,8 +5,9 @@
                                        └─ merged                             (merge_fidelity)
                                             └─ f16, q4_k_m, onnx-int8 …      (quantization)
 
-Lineage is what manifests say: a parent counts if an artifact of its digest is listed or lies where it was. Where there
-is none, the explicit reference stands in.
+Lineage is what manifests say: a parent counts if an artifact of its digest is listed or lies where it was. Where none
+is recorded, the explicit reference stands in. Whatever is compared with something is judged, listed or not: what an
+artifact hangs from is found by lineage, and its own comparison counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.artifact import Artifact, Parent, open_artifact
+from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from evalsuite.identity import label_of, storage
 from evalsuite.results import Purpose, Role
@@ -33,6 +34,7 @@ class Node:
     bits_per_weight: float | None = None
     base_weights: str | None = None  # None: what the adapter was trained on
     purpose: Purpose | None = None  # of the comparison with the node above
+    lost: str | None = None  # what its manifest says it was made from, where that is not here to be compared with
     children: list[Node] = field(default_factory=list)
 
     @property
@@ -55,16 +57,18 @@ class _Planner:
         self.reference, self.base = reference, base
         self.links: dict[str, _Link | None] = {}
 
-    def find(self, parent: Parent | None) -> Artifact | None:
-        """The parent among what is listed, or where it lay when the child was made."""
+    def find(self, child: Artifact, role: str) -> Artifact | None:
+        """The child's parent of that role among what is listed, or where it lay when the child was made."""
+        parent = child.parent(role)
         if parent is None:
             return None
-        if parent.digest in self.known:
-            return self.known[parent.digest]
+        for artifact in self.known.values():
+            if artifact.is_parent(parent, child.manifest):
+                return artifact
         if not Path(parent.path).exists():
             return None
         found = open_artifact(parent.path, verify=True)
-        if found.digest != parent.digest:
+        if not found.is_parent(parent, child.manifest):
             return None
         self.known[found.digest] = found
         return found
@@ -74,14 +78,26 @@ class _Planner:
         return self._recorded(artifact) or self._given(artifact)
 
     def _recorded(self, artifact: Artifact) -> _Link | None:
-        merged = self.find(artifact.parent("merged")) if artifact.kind in ("gguf", "onnx") else None
+        merged = self.find(artifact, "merged") if artifact.kind in ("gguf", "onnx") else None
         if merged is not None:
             return _Link(merged, None, "quantization")
-        adapter = self.find(artifact.parent("adapter")) if artifact.kind in ("gguf", "onnx", "merged") else None
+        adapter = self.find(artifact, "adapter") if artifact.kind in ("gguf", "onnx", "merged") else None
         if adapter is not None:
             purpose: Purpose = "merge_fidelity" if artifact.kind == "merged" else "quantization"
             return _Link(adapter, str(artifact.details.get("merged_on", "w16")), purpose)
-        return None
+        whole = self.find(artifact, "gguf") if artifact.kind == "gguf" else None  # in another folder, for Ollama
+        return None if whole is None else self._recorded(whole)
+
+    def lost(self, artifact: Artifact) -> str | None:
+        """What the manifest says it was made from, in words, where a comparison with that is due and cannot be made."""
+        roles = {"merged": ("adapter",), "gguf": ("merged", "adapter", "gguf"), "onnx": ("merged", "adapter")}
+        whole = self.find(artifact, "gguf") if artifact.kind == "gguf" else None
+        if whole is not None:
+            return self.lost(whole)
+        parents = [parent for role in roles.get(artifact.kind, ()) if (parent := artifact.parent(role)) is not None]
+        if not parents or any(self.find(artifact, parent.role) is not None for parent in parents):
+            return None
+        return f"the {parents[0].role} model of digest {parents[0].digest[:12]}, which lay in {parents[0].path}"
 
     def _given(self, artifact: Artifact) -> _Link | None:
         if self.reference is None or artifact.digest in self._above_reference(self.reference):
@@ -105,9 +121,11 @@ class _Planner:
         waiting = [*self.asked, *([self.reference.digest] if self.reference else [])]
         while waiting:
             digest = waiting.pop()
-            if digest in self.links or (self.base is not None and digest == self.base.digest):
+            if digest in self.links:
                 continue
-            link = self.links[digest] = self.link(self.known[digest])
+            is_base = self.base is not None and digest == self.base.digest  # others are compared with it: it is judged
+            link = self._recorded(self.known[digest]) if is_base else self.link(self.known[digest])
+            self.links[digest] = link
             if link is not None:
                 waiting.append(link.above.digest)
 
@@ -138,12 +156,15 @@ def plan(
             artifact, link = planner.known[digest], planner.links.get(digest)
             is_base = base is not None and digest == base.digest
             is_given = reference is not None and digest == reference.digest
-            judged = digest in planner.asked and not is_given and (link is not None or digest not in used_above)
+            alone = digest in planner.asked and not is_given and digest not in used_above
+            lost = planner.lost(artifact) if digest in planner.links else None
+            judged = alone or lost is not None or (link is not None and link.purpose != "training")
             quant, bits = storage(artifact)
             label = "base" if is_base else label_of(artifact, quant)
             labels[label] = labels.get(label, 0) + 1
             label = label if labels[label] == 1 else f"{label}-{labels[label]}"
-            nodes[digest, None] = Node(artifact, label, "candidate" if judged else "reference", True, quant, bits)
+            role: Role = "candidate" if judged else "reference"
+            nodes[digest, None] = Node(artifact, label, role, True, quant, bits, lost=lost)
         return nodes[digest, None]
 
     def above(link: _Link) -> Node:
@@ -160,6 +181,7 @@ def plan(
 
     order = list(planner.asked)
     order += [digest for digest in planner.links if digest not in order]
+    is_apart = base is not None and base.digest not in order  # nothing but training is asked of it
     for digest in order:
         node(digest)
     for digest in order:
@@ -168,20 +190,14 @@ def plan(
             child = node(digest)
             child.purpose = link.purpose
             above(link).children.append(child)
-    roots = [
-        node(digest)
-        for digest in order
-        if planner.links.get(digest) is None and not (base is not None and digest == base.digest)
-    ]
-    if base is not None and (base.digest, None) not in nodes:
+    roots = [node(digest) for digest in order if planner.links.get(digest) is None]
+    if base is not None and is_apart:
         target = next((root for root in roots if root.artifact.kind == "adapter"), roots[0] if roots else None)
         below = node(base.digest)
         if target is None:
             return [below]
         below.purpose = "training"
         target.children.insert(0, below)  # scored first, so that fewer logits wait on disk together
-    elif base is not None and nodes[base.digest, None].purpose is None:
-        roots.insert(0, nodes[base.digest, None])  # others are compared with the base itself
     if sum(len(root.all) for root in roots) != len(nodes):
         raise AssayError("the artifacts' lineage runs in a circle", got=", ".join(n.label for n in nodes.values()))
     return roots

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.errors import AssayError
+from contract.history import last_evaluation
 from contract.verdict import Verdict
-from evalsuite.folder import refuse_changed, stamp, write_evaluation, writing
+from evalsuite.folder import refuse_changed, refuse_edited, write_evaluation, writing
 from evalsuite.gate import judge, required
+from evalsuite.kept import Kept
 from evalsuite.results import PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
 if TYPE_CHECKING:
@@ -20,18 +22,24 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
     """Judge the evaluation in `folder` by `gate`, write it down there and beside every artifact.
 
     Raises:
-        AssayError: it is not an evaluation, its predictions are damaged, or the artifacts are no longer those that
-            were scored.
+        AssayError: it is not an evaluation, its figures or predictions were changed, or the artifacts are no longer
+            those that were scored.
     """
-    results = read_results(folder)
+    results, last = read_results(folder), last_evaluation(folder)
+    refuse_edited(folder, last)
     require = required(results.rows, gate, results.unloadable)
     results = replace(results, limits=gate.model_dump(mode="json"), require=require)
     refuse_changed(results)
-    verdicts = judge(results, gate)
+    kept = Kept.of(folder, results)
+    limits = gate.model_dump(mode="json", exclude={"require"})
+    again = replace(last, basis=replace(last.basis, limits=limits, metrics_sha256=None), verdicts=(), finished=False)
+    predictions = _predictions(folder / PREDICTIONS_FOLDER, results)
     with writing(folder):
-        write_evaluation(folder, results, verdicts, _predictions(folder / PREDICTIONS_FOLDER, results))
-    stamp(results, verdicts)
-    return verdicts
+        kept.begin(again)
+        judged = kept.weighed(replace(again, verdicts=tuple(judge(results, gate)), finished=True))
+        finished = write_evaluation(folder, results, judged, predictions)
+        kept.finish(finished)
+    return list(finished.verdicts)
 
 
 def _predictions(folder: Path, results: Results) -> dict[str, list[Prediction]]:

@@ -18,7 +18,7 @@ from contract.errors import AssayError
 from contract.files import read_versioned, refuse_constant, write_whole
 from contract.typed import from_json
 
-RESULTS_SCHEMA = 2
+RESULTS_SCHEMA = 3
 METRICS_FILE = "metrics.json"
 CSV_FILE = "metrics.csv"
 REPORT_FILE = "report.html"
@@ -220,6 +220,7 @@ class Row:
     task: Task
     comparisons: tuple[Comparison, ...]
     speed: Speed | None
+    lost: str | None = None  # what it was made from, where that is not here to be compared with
 
 
 @dataclass(frozen=True)

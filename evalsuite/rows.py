@@ -48,6 +48,7 @@ def row_of(visit: Visit, scored: Mapping[str, Scored], speed: Speed | None) -> R
         task=scored[visit.key].task,
         comparisons=tuple(comparisons),
         speed=speed,
+        lost=node.lost,
     )
 
 

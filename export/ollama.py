@@ -12,7 +12,7 @@ from pathlib import Path
 from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, tool_versions
 from contract.artifact_prompt import gguf_string, prompt_of
 from contract.errors import AssayError
-from contract.verdict import VERDICT_FILE, Verdict, read_verdicts
+from contract.history import Standing, known_history, standing
 from export.model_card import model_card
 from export.modelfile import MODELFILE, modelfile, ollama_usage, run_command
 from export.ollama_facts import GgufFacts, gguf_facts
@@ -78,7 +78,7 @@ def export_ollama(gguf: Artifact, out: Path, *, num_ctx: int | None = None) -> O
         )
     facts = gguf_facts(file, spec)
     context = _context(num_ctx, facts, file)
-    name, verdict = ollama_name(gguf), _verdict(gguf)
+    name, counts = ollama_name(gguf), standing(known_history(gguf.verdict_path), gguf.digest)
     inherited = {key: value for key, value in gguf.details.items() if key != "ollama"}
     with new_artifact(
         out,
@@ -103,9 +103,10 @@ def export_ollama(gguf: Artifact, out: Path, *, num_ctx: int | None = None) -> O
         )
         (draft.path / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
         label = gguf.details.get("quant", gguf.name)
+        verdict = counts.verdict if counts else None
         card = model_card({label: gguf}, title=gguf.name, verdict=verdict, usage=ollama_usage(name, spec))
         (draft.path / "README.md").write_text(card, encoding="utf-8", newline="\n")
-    return OllamaModel(draft.finished, name, linked, _notes(verdict, facts, context))
+    return OllamaModel(draft.finished, name, linked, _notes(counts, facts, context))
 
 
 def ollama_name(gguf: Artifact) -> str:
@@ -139,19 +140,12 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _verdict(gguf: Artifact) -> Verdict | None:
-    """The gate's word on these very bytes."""
-    path = gguf.folder / VERDICT_FILE
-    verdicts = read_verdicts(path) if path.is_file() else []
-    return next((verdict for verdict in verdicts if verdict.digest == gguf.digest), None)
-
-
-def _notes(verdict: Verdict | None, facts: GgufFacts, context: int) -> tuple[str, ...]:
+def _notes(counts: Standing | None, facts: GgufFacts, context: int) -> tuple[str, ...]:
     notes = []
-    if verdict is None:
+    if counts is None:
         notes.append("not proven: nobody evaluated this file (assay eval)")
-    elif verdict.outcome != "pass":
-        notes.append(f"not proven: its verdict is {verdict.outcome}")
+    elif counts.state != "pass":
+        notes.append(f"not proven: its verdict is {counts.state}")
     if facts.plain:
         notes.append("the file has no chat template; the built-in plain one is written, as assay serve uses it")
     if facts.turns.place == "none":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
-from contract.verdict import VERDICT_FILE, read_verdicts
+from contract.history import Evaluation, known_history, standing
+from contract.verdict import worst
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -72,16 +74,35 @@ def _lineage(artifact: Artifact, depth: int = 0) -> list[dict[str, Any]]:
 
 
 def _verdict(artifact: Artifact) -> dict[str, Any] | None:
-    path = artifact.folder / VERDICT_FILE
-    if not path.is_file():
+    """What counts of all evaluations, and the evaluations, the last one last."""
+    history = known_history(artifact.verdict_path)
+    if not history:
         return None
-    for verdict in read_verdicts(path):
-        if verdict.digest == artifact.digest:
-            return {
-                "outcome": verdict.outcome,
-                "reasons": [reason.text for reason in verdict.reasons if reason.outcome != "pass"],
-            }
-    return {"outcome": "none", "reasons": ["the verdict there is of other bytes"]}
+    counts = standing(history, artifact.digest)
+    if counts is None:
+        return {"outcome": "none", "reasons": ["the verdict there is of other bytes"], "evaluations": []}
+    reasons = counts.verdict.reasons if counts.verdict else ()
+    return {
+        "outcome": counts.state,
+        "reasons": [reason.text for reason in reasons if reason.outcome != "pass"],
+        "chain": [asdict(above) for above in counts.verdict.chain] if counts.verdict else [],
+        "evaluations": [row for evaluation in history if (row := _evaluation(evaluation, artifact.digest))],
+    }
+
+
+def _evaluation(evaluation: Evaluation, digest: str) -> dict[str, Any] | None:
+    mine = evaluation.about(digest)
+    if mine is None:
+        return None
+    basis = mine.basis
+    return {
+        "time_utc": basis.time_utc,
+        "outcome": worst([v.outcome for v in mine.verdicts]) if mine.finished else "unfinished",
+        "documents": len(basis.documents),
+        "data_sha256": basis.data_sha256,
+        "limits": basis.limits,
+        "versions": basis.versions,
+    }
 
 
 def as_text(description: dict[str, Any]) -> str:
@@ -98,6 +119,10 @@ def as_text(description: dict[str, Any]) -> str:
     verdict = d["verdict"]
     lines.append("verdict " + (verdict["outcome"] if verdict else "none: not evaluated"))
     lines += [f"          {reason}" for reason in (verdict or {}).get("reasons", [])]
+    lines += [
+        f"          {row['time_utc']}  {row['outcome']} on {row['documents']} documents, data {row['data_sha256'][:8]}"
+        for row in (verdict or {}).get("evaluations", [])
+    ]
     if d["lineage"]:
         lines.append("made from")
         lines += [

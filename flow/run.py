@@ -32,16 +32,15 @@ class RunResult:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     verdicts: list[Verdict] | None = None
     required: tuple[str, ...] = ()
+    against: list[str] = field(default_factory=list)  # what earlier evaluations say against what passes now
+    counted: bool = False  # do the required ones pass, with all earlier evaluations?
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     @property
     def proven(self) -> bool:
         """Did everything the recipe requires pass? True where the run ended before the evaluation."""
-        if self.verdicts is None:
-            return True
-        outcome = {verdict.label: verdict.outcome for verdict in self.verdicts}
-        return all(outcome.get(label) == "pass" for label in self.required)
+        return self.verdicts is None or self.counted
 
     def as_json(self) -> dict[str, Any]:
         """One object for scripts."""
@@ -69,7 +68,7 @@ class RunResult:
             [
                 text_table(read_results(folder)),
                 "",
-                *verdict_lines(self.verdicts, self.required),
+                *verdict_lines(self.verdicts, self.required, against=self.against, is_proven=self.counted),
                 "",
                 f"report: {folder / 'report.html'}",
             ]
@@ -315,9 +314,9 @@ class _Run:
             self.result.artifacts[label + name] = known or made[name]
 
     def _eval(self, splits: Splits) -> None:
-        from contract.verdict import VERDICT_FILE, read_verdicts
+        from contract.verdict import VERDICT_FILE
         from evalsuite.evaluate import evaluate
-        from evalsuite.folder import stamp
+        from evalsuite.kept import Kept
         from evalsuite.rejudge import rejudge
         from evalsuite.results import METRICS_FILE, PREDICTIONS_FOLDER, REPORT_FILE, read_results
 
@@ -346,8 +345,8 @@ class _Run:
         scored = done("eval", scores_key)
         if scored and done("eval/gate", gate_key):
             self._skip("eval")
-            self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
-            stamp(read_results(folder), self.result.verdicts)  # an artifact made again lost its own
+            Kept.of(folder, read_results(folder)).restore()  # an artifact made again lost its own
+            self._count(folder)
             return
         started = self._start("eval")
         if scored:
@@ -355,10 +354,22 @@ class _Run:
         else:
             rest = [artifact for label, artifact in artifacts.items() if label != "base"]
             evaluate(rest, splits.test, folder, base=artifacts["base"], recipe=self.recipe, threads=self.threads)
-        self.result.verdicts = read_verdicts(folder / VERDICT_FILE)
+        self._count(folder)
         self.ledger.note("eval", scores_key, digest("eval"))
         self.ledger.note("eval/gate", gate_key, digest("eval/gate"))
         self._finish("eval", started)
+
+    def _count(self, folder: Path) -> None:
+        """What this evaluation says, and what it comes to with all earlier ones."""
+        from contract.history import last_evaluation
+        from evalsuite.kept import Kept, is_proven, standing_lines
+        from evalsuite.results import read_results
+
+        evaluation = last_evaluation(folder)
+        standings = Kept.of(folder, read_results(folder)).standings(evaluation)
+        self.result.verdicts = list(evaluation.verdicts)
+        self.result.against = standing_lines(evaluation, standings)
+        self.result.counted = is_proven(evaluation, standings, self.result.required)
 
     def _card(self) -> None:
         from evalsuite.results import read_results

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contract.artifact import ONNX_LABEL, Artifact, open_artifact
 from contract.errors import AssayError
-from contract.verdict import read_verdicts
+from contract.history import known_history, read_verdicts, standing
 
 
 def shipped(run: Path) -> Artifact:
@@ -19,12 +19,16 @@ def shipped(run: Path) -> Artifact:
     Raises:
         AssayError: the run has not been evaluated, or nothing that was exported passed.
     """
-    passed = [verdict.label for verdict in read_verdicts(run / "eval") if verdict.outcome == "pass"]
-    paths = [
-        run / "onnx" / label.removeprefix(ONNX_LABEL) if label.startswith(ONNX_LABEL) else run / "gguf" / label
-        for label in passed
-    ]
-    found = [open_artifact(path) for path in paths if path.is_dir()]
+    passed = {verdict.label: verdict.digest for verdict in read_verdicts(run / "eval") if verdict.outcome == "pass"}
+    found = []
+    for label, digest in passed.items():
+        onnx = label.startswith(ONNX_LABEL)
+        path = run / "onnx" / label.removeprefix(ONNX_LABEL) if onnx else run / "gguf" / label
+        if path.is_dir():
+            artifact = open_artifact(path)
+            counts = standing(known_history(artifact.verdict_path), digest)
+            if artifact.digest == digest and counts is not None and counts.state == "pass":
+                found.append(artifact)
     if not found:
         raise AssayError(
             "nothing that was exported has passed",

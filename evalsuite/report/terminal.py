@@ -7,8 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from contract.verdict import Verdict
-from evalsuite.gate import proven
+from contract.verdict import Verdict, missing, proven
 from evalsuite.metrics.buckets import BUCKETS
 from evalsuite.results import Comparison, Distance, Interval, Results, Row, Task
 
@@ -116,8 +115,23 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{form}}{unit}"
 
 
-def verdict_lines(verdicts: Sequence[Verdict], require: Sequence[str], *, everything: bool = False) -> list[str]:
-    """Each verdict with what spoke against it (with `everything`: all reasons), and what it comes to."""
+def verdict_lines(
+    verdicts: Sequence[Verdict],
+    require: Sequence[str],
+    *,
+    everything: bool = False,
+    against: Sequence[str] = (),
+    is_proven: bool | None = None,
+) -> list[str]:
+    """Each verdict with what spoke against it, and what it comes to.
+
+    Args:
+        verdicts: of one evaluation.
+        require: the labels that must pass.
+        everything: name all reasons, not only those against it.
+        against: what earlier evaluations say against what passes here, a line each.
+        is_proven: what it comes to with those; None: what these verdicts come to by themselves.
+    """
     lines = []
     for verdict in verdicts:
         lines.append(f"{_MARKS[verdict.outcome]:<13}{verdict.label}")
@@ -126,12 +140,11 @@ def verdict_lines(verdicts: Sequence[Verdict], require: Sequence[str], *, everyt
             for reason in verdict.reasons
             if everything or reason.outcome != "pass"
         ]
-    judged = {verdict.label for verdict in verdicts}
-    missing = [label for label in require if label not in judged]
-    if missing:
-        lines.append(f"required but not judged here: {', '.join(missing)}")
-    if require:
-        lines.append(f"required: {', '.join(require)}: " + ("proven" if proven(verdicts, require) else "NOT proven"))
+    lines += [f"{'EARLIER':<13}{line}" for line in against]
+    if lacking := missing(verdicts, require):
+        lines.append(f"required but not judged here: {', '.join(lacking)}")
+    said = "proven" if (proven(verdicts, require) if is_proven is None else is_proven) else "NOT proven"
+    lines.append(f"required: {', '.join(require) or 'nothing, and nothing was judged'}: {said}")
     return lines
 
 

@@ -60,6 +60,11 @@ def claimed(endpoint: Endpoint, artifacts: Sequence[Artifact], reference: Artifa
     )
 
 
+def endpoint_digest(endpoint: Endpoint) -> str:
+    """What an endpoint is known by: its address and the model's name, for it has no files."""
+    return hashlib.sha256(f"{endpoint.url} {endpoint.model}".encode()).hexdigest()
+
+
 def score_endpoint(
     endpoint: Endpoint,
     visit: Visit,
@@ -101,7 +106,7 @@ def score_endpoint(
         role="candidate",
         kind="endpoint",
         name=endpoint.model,
-        digest=hashlib.sha256(f"{endpoint.url} {endpoint.model}".encode()).hexdigest(),
+        digest=endpoint_digest(endpoint),
         path=endpoint.url,
         foreign=True,
         engine=endpoint.engine,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from contract.errors import AssayError
-from contract.verdict import Reason, Verdict, read_verdicts, worst, write_verdicts
+from contract.history import read_verdicts
+from contract.verdict import Reason, Verdict, worst
+from tests.kit.verdicts import write_verdicts
 
 
 def test_round_trip(tmp_path: Path) -> None:

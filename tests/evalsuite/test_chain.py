@@ -10,8 +10,9 @@ import pytest
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
+from contract.history import read_verdicts
 from contract.recipe import Recipe
-from contract.verdict import Verdict, read_verdicts
+from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
 from evalsuite.results import Results
 from export.merge import merge_adapter

@@ -14,8 +14,9 @@ import pytest
 
 import evalsuite.walk
 from contract.artifact import Artifact
+from contract.history import read_verdicts
 from contract.recipe import Recipe
-from contract.verdict import Verdict, read_verdicts
+from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
 from export.merge import merge_adapter
 from runtimes import load_runtime

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from contract.limits import GatePart
-from contract.verdict import Verdict
-from evalsuite.gate import judge, proven
+from contract.verdict import Verdict, proven
+from evalsuite.gate import judge
 from evalsuite.results import Comparison, DataInfo
 from tests.evalsuite.made import comparison, distance, interval, merge_comparison, results, row
 
@@ -15,8 +15,10 @@ GATE = GatePart()
 
 
 def _verdict(label: str, *comparisons: Comparison, gate: GatePart = GATE, **changes: Any) -> Verdict:
-    [verdict] = judge(results(row(label, *comparisons), **changes), gate)
-    return verdict
+    above = (row("adapter"), *([row("merged", merge_comparison())] if label != "merged" else []))
+    lost = changes.pop("lost", None)
+    verdicts = judge(results(*above, row(label, *comparisons, lost=lost), **changes), gate)
+    return next(verdict for verdict in verdicts if verdict.label == label)
 
 
 def _not_passed(verdict: Verdict) -> dict[str, str]:
@@ -54,9 +56,12 @@ def test_what_is_within_its_limits_passes_and_references_are_not_judged() -> Non
         ({"distances": (), "vocabulary": (512, 511)}, "vocabulary_differs"),
         ({"distances": (distance("gold", 0.2), distance("greedy"))}, "kl_mean_gold"),
         ({"distances": (distance("gold"), distance("greedy", 0.2))}, "kl_mean_greedy"),
-        ({"distances": (distance("gold", top1=interval(0.8, 0.01)),)}, "top1_gold"),
-        ({"distances": (distance("greedy", top1=interval(0.8, 0.01)),)}, "top1_greedy"),
-        ({"distances": (distance("gold", perplexity_ratio=interval(1.2, 0.01)),)}, "perplexity_ratio"),
+        ({"distances": (distance("gold", top1=interval(0.8, 0.01)), distance("greedy"))}, "top1_gold"),
+        ({"distances": (distance("gold"), distance("greedy", top1=interval(0.8, 0.01)))}, "top1_greedy"),
+        (
+            {"distances": (distance("gold", perplexity_ratio=interval(1.2, 0.01)), distance("greedy"))},
+            "perplexity_ratio",
+        ),
         ({"rouge_l_difference": interval(-4, 1)}, "rouge_l_loss"),
         ({"eos_rate_difference": interval(-0.3, 0.1)}, "eos_rate_loss"),
     ],
@@ -70,8 +75,8 @@ def test_each_check_fails_by_itself(change: dict[str, Any], code: str) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"distances": (distance("gold", 0.079, 0.02),)}, "kl_mean_gold"),
-        ({"distances": (distance("gold", top1=interval(0.921, 0.01)),)}, "top1_gold"),
+        ({"distances": (distance("gold", 0.079, 0.02), distance("greedy"))}, "kl_mean_gold"),
+        ({"distances": (distance("gold", top1=interval(0.921, 0.01)), distance("greedy"))}, "top1_gold"),
         ({"rouge_l_difference": interval(-1.5, 1)}, "rouge_l_loss"),
         ({"eos_rate_difference": interval(-0.04, 0.04)}, "eos_rate_loss"),
     ],
@@ -91,7 +96,7 @@ def test_stop_ids_that_are_never_met_do_no_harm() -> None:
 
 def test_too_few_documents_never_pass() -> None:
     data = DataInfo("ab" * 32, 19, 0, 20.0, 200.0)
-    assert _not_passed(_verdict("q4_k_m", comparison(), data=data)) == {"too_few_documents": "inconclusive"}
+    assert _not_passed(_verdict("merged", merge_comparison(), data=data)) == {"too_few_documents": "inconclusive"}
 
 
 def test_a_merge_is_held_against_what_rounding_costs() -> None:
@@ -118,8 +123,8 @@ def test_base_change_has_limits_of_its_own() -> None:
 
 def test_without_reference_or_limits_nothing_passes() -> None:
     assert _not_passed(_verdict("q4_k_m")) == {"no_reference": "inconclusive"}
-    [verdict] = judge(results(replace(row("q4_k_m", comparison()), quant="tq1_0")), GATE)
-    assert _not_passed(verdict) == {"no_limits": "inconclusive"}
+    rows = row("adapter"), row("merged", merge_comparison()), replace(row("q4_k_m", comparison()), quant="tq1_0")
+    assert _not_passed(judge(results(*rows), GATE)[-1]) == {"no_limits": "inconclusive"}
 
 
 def test_what_was_compared_with_a_bad_merge_does_not_pass() -> None:
@@ -131,5 +136,34 @@ def test_what_was_compared_with_a_bad_merge_does_not_pass() -> None:
 
 
 def test_a_merge_without_measured_noise_is_not_judged() -> None:
-    [verdict] = judge(results(row("merged", replace(merge_comparison(), noise=()))), GATE)
+    [verdict] = judge(results(row("adapter"), row("merged", replace(merge_comparison(), noise=()))), GATE)
     assert _not_passed(verdict) == {"no_limits": "inconclusive"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"distances": ()},
+        {"distances": (distance("gold"),)},
+        {"rouge_l_difference": None},
+        {"eos_rate_difference": None},
+        {"prompts": 0},
+    ],
+)
+def test_what_was_not_measured_has_not_passed(change: dict[str, Any]) -> None:
+    assert _not_passed(_verdict("q4_k_m", comparison(**change))) == {"not_measured": "inconclusive"}
+
+
+def test_a_reference_that_is_no_row_was_judged_by_nobody() -> None:
+    [verdict] = judge(results(row("q4_k_m", comparison())), GATE)
+    assert _not_passed(verdict) == {"reference_not_passed": "inconclusive"}
+
+
+def test_what_was_made_from_something_that_is_gone_does_not_pass_on_another_comparison() -> None:
+    verdict = _verdict("q4_k_m", comparison(), lost="the merged model of digest 123")
+    assert _not_passed(verdict) == {"lineage_not_found": "inconclusive"}
+
+
+def test_a_chain_says_all_that_it_hangs_from() -> None:
+    chain = judge(results(), GATE)[1].chain
+    assert [(above.label, above.outcome) for above in chain] == [("merged", "pass"), ("adapter", None)]

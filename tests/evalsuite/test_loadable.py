@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, NoEngineError
 from contract.example import write_examples
+from contract.history import read_verdicts
 from contract.limits import GatePart
-from contract.verdict import Reason, Verdict, read_verdicts
+from contract.verdict import Reason, Verdict
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate
 from evalsuite.gate import judge, required

@@ -11,8 +11,9 @@ import pytest
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
+from contract.history import read_verdicts
 from contract.recipe import Recipe
-from contract.verdict import Verdict, read_verdicts
+from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
 from evalsuite.results import Results, read_results
 from export.onnx_graph import SEQ2SEQ, read_graph, write_graphs

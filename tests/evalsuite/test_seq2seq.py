@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from contract.artifact import Artifact, new_artifact, open_artifact
+from contract.history import read_verdicts
 from contract.prompt import PromptSpec
 from contract.recipe import Recipe
 from contract.runtime import GenerateParams
-from contract.verdict import Verdict, read_verdicts
+from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
 from evalsuite.results import Results
 from evalsuite.speed import _measure

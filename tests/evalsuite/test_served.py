@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from contract.artifact import open_artifact
 from contract.errors import AssayError
 from contract.example import Example, read_examples, write_examples
+from contract.history import read_verdicts
 from contract.limits import GatePart
-from contract.verdict import read_verdicts
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate
 from evalsuite.gate import judge

@@ -16,7 +16,7 @@ import pytest
 
 from contract.artifact import open_artifact
 from contract.example import read_examples
-from contract.verdict import read_verdicts
+from contract.history import read_verdicts
 from evalsuite.evaluate import evaluate
 from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.served.endpoint import connect

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from contract.artifact import Artifact, open_artifact
-from contract.verdict import Verdict, write_verdicts
+from contract.verdict import Verdict
 from serve import once
+from tests.kit.verdicts import write_verdicts
 
 ASSAY = [sys.executable, "-m", "assay"]
 DOCUMENT = "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free. <|im_end|>"

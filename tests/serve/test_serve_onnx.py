@@ -20,8 +20,9 @@ import pytest
 from contract.artifact import Artifact, new_artifact, open_artifact
 from contract.prompt import Message
 from contract.runtime import GenerateParams
-from contract.verdict import Verdict, write_verdicts
+from contract.verdict import Verdict
 from runtimes import load_runtime
+from tests.kit.verdicts import write_verdicts
 from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_t5
