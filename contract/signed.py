@@ -1,4 +1,4 @@
-"""A verdict that others can check: sealed with a key (DSSE, github.com/secure-systems-lab/dsse), and examined elsewhere."""
+"""A verdict that others can check: sealed with a key, in a DSSE envelope, and examined elsewhere."""
 
 from __future__ import annotations
 

@@ -72,9 +72,7 @@ class Claim:
     @classmethod
     def of(cls, artifact: Artifact, verdict: Verdict, basis: Basis) -> Claim:
         """The claim that `verdict` makes of an artifact that lies here."""
-        about = About(
-            artifact.kind, artifact.name, artifact.digest, artifact.manifest.files_digest, artifact.foreign
-        )
+        about = About(artifact.kind, artifact.name, artifact.digest, artifact.manifest.files_digest, artifact.foreign)
         files = {record.path: record.sha256 for record in artifact.manifest.files}
         return cls(about, verdict, RestsOn.of(basis), tool_versions().get("assay", "unknown"), files)
 

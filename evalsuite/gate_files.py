@@ -1,4 +1,4 @@
-"""The files that `assay gate` writes: JUnit XML and Markdown for CI, whatever it says, and signatures if it says yes."""
+"""The files that `assay gate` writes: JUnit XML and Markdown for CI whatever it says, signatures if it says yes."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def write_gate_files(
     if not said_yes:
         print("nothing was signed: not all that is required passed", file=sys.stderr)
         return
-    for path in sign_passed(folder, results, judged, signer):
+    for path in sign_passed(folder, results, judged, require, signer):
         print(f"signed by {signer.public_key.keyid}: {path}", file=sys.stderr)

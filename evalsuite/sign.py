@@ -14,12 +14,10 @@ from contract.history import Evaluation, known_history, last_evaluation, standin
 from contract.signed import seal, write_bundle
 from contract.statement import Claim
 from contract.verdict import SIGNED_FILE, VERDICT_FILE, Verdict, is_required
-from evalsuite.results import METRICS_FILE, Results
+from evalsuite.results import METRICS_FILE, SIGNED_FOLDER, Results
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
-
-SIGNED_FOLDER = "signed"
 
 
 class UnsignableError(AssayError):
@@ -28,7 +26,9 @@ class UnsignableError(AssayError):
     exit_code = 1
 
 
-def sign_passed(folder: Path, results: Results, judged: Evaluation, signer: CryptoSigner) -> list[Path]:
+def sign_passed(
+    folder: Path, results: Results, judged: Evaluation, require: Sequence[str], signer: CryptoSigner
+) -> list[Path]:
     """Write a signed verdict for every artifact that passed; call it only where all that is required passed.
 
     Signed is what is written down: the last evaluation of the folder, which must be what the gate says now, and the
@@ -38,6 +38,7 @@ def sign_passed(folder: Path, results: Results, judged: Evaluation, signer: Cryp
         folder: the evaluation folder.
         results: its figures; every artifact's files were hashed again (`refuse_changed`).
         judged: the verdicts as the gate gives them now, by the limits it was asked to use.
+        require: the labels that must pass.
         signer: the private key.
 
     Returns:
@@ -67,7 +68,7 @@ def sign_passed(folder: Path, results: Results, judged: Evaluation, signer: Cryp
             left[verdict.label] = why
         else:
             sealed.append((verdict, artifact, seal(Claim.of(artifact, verdict, last.basis), signer)))
-    required = [each.label for each in last.verdicts if each.label in left and is_required(each, results.require)]
+    required = [each.label for each in last.verdicts if each.label in left and is_required(each, require)]
     if required or not sealed:
         told = {label: why for label, why in left.items() if label in required} or left
         raise UnsignableError(

@@ -69,7 +69,7 @@ def _claim_lines(claim: Claim) -> list[tuple[str, str]]:
     """What it says, and what that rests on; a line may be long."""
     about, verdict, basis = claim.artifact, claim.verdict, claim.basis
     made = "not made by Assay" if about.foreign else "made by Assay"
-    lines = [
+    return [
         ("artifact", f"{about.name}, {about.kind}, {made}, digest {about.digest}"),
         ("verdict", f"{verdict.outcome}, as {verdict.label}, by {len(verdict.reasons)} checks"),
         *(("", f"{each.code} ({each.outcome}): {each.text}") for each in verdict.reasons if each.outcome != "pass"),
@@ -81,7 +81,6 @@ def _claim_lines(claim: Claim) -> list[tuple[str, str]]:
         *(("limits", line) for line in _limit_lines(basis.limits)),
         *(("file", f"{name} sha256 {sha256}") for name, sha256 in sorted(claim.files.items())),
     ]
-    return lines
 
 
 def _limit_lines(limits: dict[str, Any]) -> list[str]:

@@ -88,7 +88,7 @@ def serve(
     from contract.artifact import open_artifact
     from contract.errors import AssayError
     from serve import signature
-    from serve.proof import UnprovenError, refuse_unproven
+    from serve.proof import UnprovenError, refuse_spoken_against, refuse_unproven
 
     if bundle and not require_signature:
         raise click.UsageError("--bundle is for --require-signature: a signature without a trusted key proves nothing")
@@ -109,6 +109,8 @@ def serve(
     try:
         if verdict or not require_signature or signature.has_word(opened):
             refuse_unproven(opened, verdict)
+        else:
+            refuse_spoken_against(opened)
     except UnprovenError as refusal:
         if not allow_unproven:
             raise
