@@ -150,7 +150,7 @@ def read_history(path: Path) -> History:
 
 
 def _history(data: dict[str, Any]) -> History:
-    evaluations = tuple(from_json(Evaluation, entry) for entry in data["evaluations"])
+    evaluations: History = from_json(tuple[Evaluation, ...], data["evaluations"])
     for evaluation in evaluations:
         strangers = [verdict.label for verdict in evaluation.verdicts if verdict.digest not in evaluation.subjects]
         if strangers or (evaluation.verdicts and not evaluation.finished):

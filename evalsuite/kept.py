@@ -57,6 +57,7 @@ class Kept:
         Raises:
             AssayError: an old pass stands where nothing can be written.
         """
+        begin(self._out, evaluation)
         for digest in evaluation.subjects:
             part, path = evaluation.about(digest), self._paths.get(digest)
             if part is None or path is None:
@@ -73,7 +74,6 @@ class Kept:
                         got=error.strerror,
                         hint="make the folder writable, or remove that file",
                     ) from None
-        begin(self._out, evaluation)
 
     def finish(self, evaluation: Evaluation) -> None:
         """Put each verdict beside its artifact, where the artifact is still the one that was judged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,13 @@ from contract.errors import AssayError
 from contract.limits import GatePart
 from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
-from evalsuite.folder import stamp
+from evalsuite.kept import Kept
 from evalsuite.rejudge import rejudge
 from evalsuite.results import read_results
 from runtimes import load_runtime
 from tests.evalsuite.chain import examples
-from tests.evalsuite.made import results, row
 from tests.evalsuite.quick import figures_only
+from tests.kit.verdicts import evaluation, write_verdicts
 from tests.tiny import make_llama
 
 
@@ -139,18 +139,24 @@ def test_an_earlier_evaluation_outlives_a_full_disk(models: list[Artifact], disk
     assert files(disk / "eval").keys() == before.keys()
 
 
-def test_a_verdict_that_cannot_be_put_beside_an_artifact_leaves_no_older_one_there(
-    disk: Path, capsys: pytest.CaptureFixture[str]
+def test_where_no_verdict_can_be_written_no_old_pass_is_left_standing(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with new_artifact(disk / "made", "gguf", "made") as draft:
         (draft.path / "made.gguf").write_bytes(b"GGUF")
     artifact = draft.finished
-    judged = results(row("q8_0", path=str(artifact.path), digest=artifact.digest))
-    stamp(judged, [Verdict("q8_0", artifact.digest, "pass", ())])
-    fill(disk)
-    stamp(judged, [Verdict("q8_0", artifact.digest, "fail", ())])
+    judged = evaluation(Verdict("q8_0", artifact.digest, "fail", ()))
+    ballast = fill(disk)
+    Kept(tmp_path, [artifact]).begin(
+        replace(judged, verdicts=(), finished=False)
+    )  # nothing stands there to be replaced
+    Kept(tmp_path, [artifact]).finish(judged)
     assert "no verdict beside" in capsys.readouterr().err
-    assert {path.name for path in artifact.path.iterdir()} == {"made.gguf", "manifest.json"}
+    ballast.unlink()
+    write_verdicts(artifact.verdict_path, [Verdict("q8_0", artifact.digest, "pass", ())])
+    fill(disk)
+    with pytest.raises(AssayError, match="an old pass would stand"):
+        Kept(tmp_path, [artifact]).begin(replace(judged, verdicts=(), finished=False))
 
 
 def test_a_read_only_disk(models: list[Artifact], disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,11 @@ def limits(**changes: Any) -> dict[str, Any]:
     return GatePart.model_validate(changes).model_dump(mode="json", exclude={"require"})
 
 
-def basis(documents: int = 300, **changes: Any) -> Basis:
+def basis(count: int = 300, **changes: Any) -> Basis:
     """Of so many documents, named by number, under the default limits."""
     values: dict[str, Any] = {
-        "data_sha256": f"{documents:064x}",
-        "documents": tuple(f"{number:032x}" for number in range(documents)),
+        "data_sha256": f"{count:064x}",
+        "documents": tuple(f"{number:032x}" for number in range(count)),
         "limits": limits(),
         "generate": {"max_new_tokens": 64, "prompt": None},
         "versions": {"assay": "1"},
