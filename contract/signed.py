@@ -215,7 +215,7 @@ def _held_against(claim: Claim, path: Path) -> tuple[bool | None, list[Problem]]
         artifact = open_artifact(path, verify=True)
     except AssayError as error:  # something is there, and it is not what was signed
         return None, [Problem("artifact", f"{error.what}: {error.got or error.where}")]
-    bare = artifact.foreign and artifact.path.is_file()
+    bare = artifact.foreign and path.is_file()  # a folder that has lost its manifest is not whole
     problems = bare_mismatches(claim, artifact) if bare else mismatches(claim, artifact)
     if problems:
         return None, problems
