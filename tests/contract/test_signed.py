@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from contract.artifact import Artifact, open_artifact
+from contract.artifact import Artifact, new_artifact, open_artifact
 from contract.errors import AssayError
 from contract.signed import examine, read_bundle, seal, write_bundle
 from contract.signing_key import read_private_key, read_public_key
@@ -233,10 +233,29 @@ def test_limits_are_told_by_the_way_they_go() -> None:
 def test_verifying_needs_no_engine(artifact: Artifact, key: Path) -> None:
     """As where only the core dependencies are installed: whatever an extra brings cannot be imported."""
     extras = ["torch", "transformers", "llama_cpp", "onnxruntime", "pandas", "fastapi", "matplotlib", "datasets"]
-    code = (
-        f"import sys\nfor name in {extras}:\n    sys.modules[name] = None\n"
-        "import assay\nassay.main()\n"
-    )
+    code = f"import sys\nfor name in {extras}:\n    sys.modules[name] = None\nimport assay\nassay.main()\n"
     command = [sys.executable, "-c", code, "verify", str(sign(artifact, key)), str(artifact.path), "--key"]
     done = subprocess.run([*command, str(key.with_suffix(".pub"))], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "VALID" in done.stdout) == (0, True), done.stderr
+
+
+def test_an_artifact_of_many_files_is_checked_file_by_file(tmp_path: Path, key: Path) -> None:
+    with new_artifact(tmp_path / "int8", "onnx", "tiny") as draft:
+        (draft.path / "onnx").mkdir()
+        (draft.path / "onnx" / "model.onnx").write_bytes(b"graph")
+        (draft.path / "config.json").write_text("{}")
+    bundle = sign(draft.finished, key)
+    public = key.with_suffix(".pub")
+    assert [subject["name"] for subject in payload_of(bundle)["subject"]] == ["config.json", "onnx/model.onnx"]
+    assert assay("verify", bundle, tmp_path / "int8", "--key", public)[0] == 0
+    (tmp_path / "int8" / "onnx" / "model.onnx").write_bytes(b"graPh")
+    code, out, _ = assay("verify", bundle, tmp_path / "int8", "--key", public)
+    assert (code, "onnx/model.onnx: its bytes were changed" in out) == (1, True)
+
+
+def test_where_there_is_no_artifact_the_input_is_at_fault(artifact: Artifact, key: Path, tmp_path: Path) -> None:
+    bundle = sign(artifact, key)
+    assert assay("verify", bundle, tmp_path / "none", "--key", key.with_suffix(".pub"))[0] == 2
+    (tmp_path / "notes.txt").write_text("no model")
+    code, out, _ = assay("verify", bundle, tmp_path / "notes.txt", "--key", key.with_suffix(".pub"))
+    assert (code, "not a model file" in out) == (1, True), "there is something, and it is not what was signed"
