@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, did_you_mean, listed
+from contract.groups import group
 from contract.jsonl import read_jsonl
+from contract.similarity import same_key
 
 # Column names tried in this order when the recipe maps none.
 DOCUMENT_COLUMNS = ("document", "dialogue", "article", "text", "transcript", "source")
@@ -26,6 +29,7 @@ class Example:
     id: str
     document: str
     references: tuple[str, ...]
+    row_ids: tuple[str, ...] = field(default=(), compare=False)  # of the rows it was read from; (): of one, itself
 
     def as_row(self) -> dict[str, Any]:
         """The row that `write_examples` writes and `read_examples` reads back unchanged."""
@@ -129,6 +133,18 @@ def _pick(row: Mapping[str, Any], wanted: str | None, known: tuple[str, ...], wh
     return next((name for name in known if name in row), None)
 
 
+def reference_columns(row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that hold summaries by their usual names: one, or numbered ones (summary1, summary2 …)."""
+    for name in REFERENCE_COLUMNS:
+        if name in row:
+            return [name]
+    for name in REFERENCE_COLUMNS:
+        numbered = [(int(found[1]), key) for key in row if (found := re.fullmatch(rf"{name}_?([0-9]+)", str(key)))]
+        if numbered:
+            return [key for _, key in sorted(numbered)]
+    return []
+
+
 def _text(value: Any, name: str, where: str, problems: list[str]) -> str | None:
     if not isinstance(value, str):
         problems.append(f'{where}: field "{name}": expected text, got {type(value).__name__}')
@@ -149,13 +165,13 @@ def _text(value: Any, name: str, where: str, problems: list[str]) -> str | None:
 def read_examples(
     source: str | Path, columns: Columns | None = None, *, need_references: bool = True, limit: int | None = None
 ) -> list[Example]:
-    """Read and validate every example of `source`.
+    """Read and validate every row of `source`; rows of one document become one example with several references.
 
     Args:
         source: a .jsonl, .csv, .tsv or .parquet file, or `hf:OWNER/NAME[:CONFIG]@SPLIT`.
         columns: the mapping; where it is silent, the usual names are tried.
         need_references: refuse rows without a summary.
-        limit: read at most this many rows.
+        limit: at most this many documents, the first ones; rows of theirs that stand further down are read too.
 
     Raises:
         AssayError: naming file, line and field of everything that is wrong, at most 20 of them.
@@ -163,10 +179,8 @@ def read_examples(
     columns = columns or Columns()
     examples: list[Example] = []
     problems: list[str] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, str | None]] = {}  # id -> where it was first used, and of which document
     for index, (where, row) in enumerate(_rows(source)):
-        if limit is not None and index >= limit:
-            break
         document_name = _pick(row, columns.document, DOCUMENT_COLUMNS, "document", where)
         if document_name is None:
             raise AssayError(
@@ -181,14 +195,13 @@ def read_examples(
                 name for wanted in columns.references if (name := _pick(row, wanted, (), "references", where))
             ]
         else:
-            first = _pick(row, None, REFERENCE_COLUMNS, "references", where)
-            reference_names = [first] if first else []
+            reference_names = reference_columns(row)
         if not reference_names and need_references:
             raise AssayError(
                 "no summary column found",
                 where=where,
                 got=listed(row),
-                expected=f"one of {', '.join(REFERENCE_COLUMNS)}",
+                expected=f"one of {', '.join(REFERENCE_COLUMNS)}; or several, numbered: summary1, summary2 …",
                 hint="map it: data.columns.references",
             )
         id_name = _pick(row, columns.id, ID_COLUMNS, "id", where)
@@ -201,9 +214,10 @@ def read_examples(
                 problems.append(f'{where}: field "{name}" is empty')
             references += [text for item in values if (text := _text(item, name, where, problems))]
         key = str(row[id_name]) if id_name else f"{index + 1:06d}"
-        if key in seen:
-            problems.append(f'{where}: id "{key}" was already used at {seen[key]}')
-        seen[key] = where
+        document_key = None if document is None else same_key(document)
+        used_at, used_for = seen.setdefault(key, (where, document_key))
+        if used_at != where and (document_key is None or document_key != used_for):
+            problems.append(f'{where}: id "{key}" was already used at {used_at}, for another document')
         if document is not None:
             examples.append(Example(key, document, tuple(references)))
     if problems:
@@ -215,7 +229,7 @@ def read_examples(
         )
     if not examples:
         raise AssayError("there is no example in the data", where=str(source))
-    return examples
+    return group(examples)[:limit]
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

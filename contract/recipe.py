@@ -36,7 +36,9 @@ class ColumnsPart(Part):
     )
     document: str | None = Field(None, description="Column of the document; null tries document, dialogue, article …")
     references: str | list[str] | None = Field(
-        None, description="Column or columns of the summaries; null tries references, summary, highlights …"
+        None,
+        description="Column or columns of the summaries; null tries references, summary, highlights …, then summary1, "
+        "summary2 …",
     )
 
     def columns(self) -> Columns:
@@ -46,11 +48,11 @@ class ColumnsPart(Part):
 
 
 class SplitPart(Part):
-    """How one file is divided, in the order of its rows."""
+    """How one file is divided, in the order of its rows; rows of one document count once."""
 
-    train: int = Field(gt=0, description="Rows for training.")
-    valid: int = Field(gt=0, description="Rows for validation.")
-    test: int = Field(gt=0, description="Rows for the test.")
+    train: int = Field(gt=0, description="Documents for training.")
+    valid: int = Field(gt=0, description="Documents for validation.")
+    test: int = Field(gt=0, description="Documents for the test.")
 
 
 class DataPart(Part):
@@ -63,7 +65,7 @@ class DataPart(Part):
     test: str | None = Field(None, description="Test examples: never trained on, never tuned on.")
     source: str | None = Field(None, description="One file that holds everything, divided by split.")
     split: SplitPart | None = Field(
-        None, description="Row counts for one file: its first rows train, the next valid, the next test."
+        None, description="Documents of one file, counted: the first train, the next valid, the next test."
     )
     columns: ColumnsPart = Field(ColumnsPart(), description="Which column holds what.")
 

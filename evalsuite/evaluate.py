@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.artifact import Artifact
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
 from contract.example import Example, key_of, sha256_of_rows
+from contract.groups import group, row_count
 from contract.history import Evaluation
 from contract.runtime import GenerateParams
+from contract.similarity import near_duplicates
 from contract.verdict import Basis
 from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
@@ -23,7 +25,7 @@ from evalsuite.gate import judge, required
 from evalsuite.kept import Kept
 from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import plan
-from evalsuite.results import DataInfo, Results, Speed
+from evalsuite.results import DataInfo, NearDuplicate, Results, Speed
 from evalsuite.rows import row_of, score_visit
 from evalsuite.scorer import TaskScorer
 from evalsuite.served.ask import ANSWERS
@@ -35,6 +37,8 @@ from evalsuite.walk import Visit, Walk
 if TYPE_CHECKING:
     from contract.limits import GatePart
     from contract.recipe import Recipe
+
+_NEAREST = 20  # near-duplicates that are named
 
 
 def evaluate(
@@ -53,7 +57,7 @@ def evaluate(
 
     Args:
         artifacts: what is asked about; what they were made from is found by their manifests.
-        examples: with at least one reference each.
+        examples: with at least one reference each; those of one document are scored as one, against all references.
         out: the evaluation folder; an earlier evaluation in it is replaced.
         reference: what artifacts without lineage are compared with.
         base: the model before fine-tuning, to show whether training helped.
@@ -80,6 +84,8 @@ def evaluate(
     served = claimed(endpoint, artifacts, reference) if endpoint else None
     sound, faults = set_apart(artifacts, [artifact for artifact in (reference, base, served) if artifact is not None])
     roots = plan(sound, reference, base, served)
+    examples = group(examples)
+    near = _near_duplicates(examples)
     data_sha256 = sha256_of_rows(examples)
     cache = Cache(out / CACHE_FOLDER)
     nodes = [node for root in roots for node in root.all if node.is_row]
@@ -121,7 +127,7 @@ def evaluate(
         print("assay eval · judging and writing …", file=sys.stderr, flush=True)
         results = Results(
             environment(threads),
-            _data(examples, data_sha256, walk.visits[0]),
+            _data(examples, data_sha256, walk.visits[0], near),
             params.max_new_tokens,
             tuple(rows),
             baselines,
@@ -193,7 +199,24 @@ def _speed(visit: Visit, threads: int, cache: Cache) -> Speed | None:
     return found
 
 
-def _data(examples: Sequence[Example], sha256: str, first: Visit) -> DataInfo:
+def _near_duplicates(examples: Sequence[Example]) -> list[NearDuplicate]:
+    """The documents that are nearly an earlier one, the most alike first; a word on stderr where there are some."""
+    found = [
+        NearDuplicate(examples[index].id, examples[other].id, round(jaccard, 4))
+        for index, other, jaccard in near_duplicates(example.document for example in examples)
+    ]
+    found.sort(key=lambda near: -near.jaccard)  # stable: of equals the first
+    if found:
+        print(
+            f"assay eval · note: {len(found)} of {len(examples)} documents are nearly another one: "
+            + listed(f"{near.id} (as {near.other_id}, {near.jaccard:.2f})" for near in found),
+            file=sys.stderr,
+            flush=True,
+        )
+    return found
+
+
+def _data(examples: Sequence[Example], sha256: str, first: Visit, near: Sequence[NearDuplicate]) -> DataInfo:
     count = len(examples)
     return DataInfo(
         sha256,
@@ -201,4 +224,7 @@ def _data(examples: Sequence[Example], sha256: str, first: Visit) -> DataInfo:
         first.targets.shortened,
         sum(len(example.references[0].split()) for example in examples) / count,
         sum(len(example.document.split()) for example in examples) / count,
+        row_count(examples),
+        len(near),
+        tuple(near[:_NEAREST]),
     )

@@ -59,6 +59,15 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class NearDuplicate:
+    """A document that is nearly an earlier one; both were scored."""
+
+    id: str
+    other_id: str
+    jaccard: float  # similarity of their sets of 8-word shingles, 0.8 or more
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """The documents that were scored."""
 
@@ -67,6 +76,9 @@ class DataInfo:
     shortened: int  # documents cut to fit the context; their summaries never are
     reference_words: float  # mean length of the first reference
     document_words: float
+    rows: int = 0  # of the data; rows of one document are one document. 0: not counted
+    near_duplicates: int = 0  # documents that are nearly an earlier one
+    nearest: tuple[NearDuplicate, ...] = ()  # the most alike of them, at most 20
 
 
 @dataclass(frozen=True)

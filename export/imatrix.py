@@ -98,7 +98,7 @@ def check_split(model: Artifact, examples: Sequence[Example]) -> dict[str, Any]:
     raise AssayError(
         "these examples are not the training split this model records, so they may be of its validation or test split",
         where=str(model.path),
-        expected=f"sha256 {recorded.get('train')}, without the rows that were dropped as repeated or leaked",
+        expected=f"sha256 {recorded.get('train')}, without the documents that were dropped as leaked",
         got=f"sha256 {data_sha256}",
         hint="export.gguf.imatrix: true in the recipe lets assay run take the very rows",
     )

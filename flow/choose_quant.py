@@ -14,6 +14,7 @@ from contract.artifact import Artifact, refuse_existing
 from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows
 from contract.files import write_whole
+from contract.groups import group
 from evalsuite.cache import CACHE_FOLDER, KEEP_LOGITS_BYTES, Cache
 from evalsuite.gate import FEWEST_DOCUMENTS
 from flow.quant_bench import Bench, Settings
@@ -88,7 +89,7 @@ def choose_quant(
         examples: validation documents with reference summaries.
         out: the winner becomes a folder in here, named after its type; beside it selection.json.
         limits: one or more.
-        limit: use the first N examples only.
+        limit: use the first N documents only.
         prefer: which of several types that pass; by default the smallest where there is a limit of quality, else the
             nearest.
         quants: which types may be taken; default: all that can be made.
@@ -104,7 +105,7 @@ def choose_quant(
     if limits.none:
         raise AssayError("choosing needs a limit", hint="--max-kl, --max-rouge-loss, --max-bytes or --max-ms-per-token")
     _refuse_test_split(model, examples)
-    examples = examples[:limit]
+    examples = group(examples)[:limit]
     if limits.of_quality and len(examples) < FEWEST_DOCUMENTS:
         raise AssayError(
             "too few documents to pass a limit of quality on",

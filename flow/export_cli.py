@@ -51,7 +51,7 @@ _OPTIONS = [
         ["--auto"], is_flag=True, help="Choose: of --quant, or else of all types, keep the one that the limits leave."
     ),
     click.Option(["--data"], metavar="EXAMPLES", help="With --auto: validation examples, never the test split."),
-    click.Option(["--limit"], type=click.IntRange(min=1), help="With --auto: the first N examples only."),
+    click.Option(["--limit"], type=click.IntRange(min=1), help="With --auto: the first N documents only."),
     click.Option(["--max-kl"], type=_Limit(), metavar="NATS", help="Mean KL per token from MODEL, with confidence."),
     click.Option(
         ["--max-rouge-loss"], type=_Limit(), metavar="POINTS", help="ROUGE-L lost against MODEL, with confidence."

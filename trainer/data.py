@@ -1,4 +1,4 @@
-"""The three splits of a recipe: read, divided, freed of duplicates and leaks, and hashed."""
+"""The three splits of a recipe: read, divided, freed of leaks, and hashed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from contract.errors import AssayError, listed
 from contract.example import Columns, Example, read_examples, sha256_of_rows
-from trainer.duplicates import Dropped, drop_leaks, drop_repeats
+from contract.groups import row_count
+from trainer.duplicates import Dropped, Near, drop_leaks, near_in
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
@@ -21,17 +22,22 @@ _SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found: rows read per split, every row that was dropped and why, and whether ids were prefixed."""
+    """What was found per split, every example that was dropped and why, and whether ids were prefixed.
+
+    Rows of one document are one example, so there may be fewer documents than rows.
+    """
 
     sources: dict[str, str]
     rows_read: dict[str, int]
-    rows_kept: dict[str, int]
+    documents_read: dict[str, int]
+    documents_kept: dict[str, int]
     dropped: tuple[Dropped, ...]
     ids_prefixed: bool
+    near: tuple[Near, ...]  # near-duplicates within valid and within test; they are kept
 
     def as_dict(self) -> dict[str, object]:
         """As `assay data --json` prints it."""
-        return {**asdict(self), "dropped": [asdict(item) for item in self.dropped]}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class Splits:
 def load_splits(recipe: Recipe, data: str | None = None) -> Splits:
     """Read the examples of a recipe.
 
-    Within a split a document that comes again is dropped. Of documents found in two splits the copy in train gives way
-    to those in valid and test, and the copy in valid to that in test, so the test stays as it is.
+    Rows of one document are one example with several references. Of documents found in two splits the copy in train
+    gives way to those in valid and test, and the copy in valid to that in test, so the test stays as it is.
 
     Args:
         recipe: says where the examples are, how one file is divided, and which column holds what.
@@ -61,27 +67,27 @@ def load_splits(recipe: Recipe, data: str | None = None) -> Splits:
             hf:OWNER/NAME@SPLIT (divided by data.split).
 
     Raises:
-        AssayError: a file, line or field is wrong, there are too few rows for the split, or a split is left empty.
+        AssayError: a file, line or field is wrong, there are too few documents for the split, or one is left empty.
     """
     sources, rows = _read(recipe, data)
+    rows_read = {name: row_count(examples) for name, examples in rows.items()}
     read = {name: len(examples) for name, examples in rows.items()}
     rows, prefixed = _unique_ids(rows)
     dropped: list[Dropped] = []
-    for name in SPLITS:
-        rows[name], repeats = drop_repeats(name, rows[name])
-        dropped += repeats
     for name, against in (("valid", ("test",)), ("train", ("valid", "test"))):
         rows[name], leaks = drop_leaks(name, rows[name], {other: rows[other] for other in against})
         dropped += leaks
     empty = [name for name in SPLITS if not rows[name]]
     if empty:
         raise AssayError(
-            "duplicates and leaks leave a split without a row",
+            "leaks leave a split without a document",
             where=", ".join(sources.values()),
             got=", ".join(f"{name}: {read[name]} read, 0 kept" for name in empty),
             hint="give splits that share no documents",
         )
-    report = DataReport(sources, read, {name: len(rows[name]) for name in SPLITS}, tuple(dropped), prefixed)
+    kept = {name: len(rows[name]) for name in SPLITS}
+    near = [found for name in ("valid", "test") for found in near_in(name, rows[name])]
+    report = DataReport(sources, rows_read, read, kept, tuple(dropped), prefixed, tuple(near))
     return Splits(
         rows["train"], rows["valid"], rows["test"], {name: sha256_of_rows(rows[name]) for name in SPLITS}, report
     )
@@ -150,7 +156,7 @@ def _divide(source: str, recipe: Recipe, columns: Columns) -> tuple[dict[str, st
     split = recipe.data.split
     if split is None:
         raise AssayError(
-            "one file needs row counts to be divided",
+            "one file needs counts of documents to be divided",
             where=source,
             hint="set data.split in the recipe, e.g. {train: 800, valid: 100, test: 100}, or give a folder",
         )
@@ -159,10 +165,10 @@ def _divide(source: str, recipe: Recipe, columns: Columns) -> tuple[dict[str, st
     wanted = sum(counts.values())
     if len(examples) < wanted:
         raise AssayError(
-            "there are too few rows for the split",
+            "there are too few documents for the split",
             where=source,
-            got=f"{len(examples)} rows",
-            expected=f"{wanted} rows ({', '.join(f'{name} {n}' for name, n in counts.items())})",
+            got=f"{len(examples)} documents in {row_count(examples)} rows",
+            expected=f"{wanted} documents ({', '.join(f'{name} {n}' for name, n in counts.items())})",
             hint="lower data.split in the recipe",
         )
     rows, start = {}, 0

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 def data_text(splits: Splits, lengths: LengthReport) -> str:
-    """Rows, drops and lengths per split."""
+    """Rows, documents, drops and lengths per split."""
     report = splits.report
-    lines = [f"{'split':<6} {'read':>7} {'kept':>7}  sha256        source"]
+    lines = [f"{'split':<6} {'rows':>7} {'documents':>9} {'kept':>7}  sha256        source"]
     lines += [
-        f"{name:<6} {report.rows_read[name]:>7} {report.rows_kept[name]:>7}  {splits.sha256[name][:12]}  "
-        f"{report.sources[name]}"
+        f"{name:<6} {report.rows_read[name]:>7} {report.documents_read[name]:>9} {report.documents_kept[name]:>7}  "
+        f"{splits.sha256[name][:12]}  {report.sources[name]}"
         for name in splits.named()
     ]
+    for name, rows in report.rows_read.items():
+        if rows != (documents := report.documents_read[name]):
+            lines.append(f"{name}: {rows} rows of {documents} documents; rows of one document are one example.")
     if report.ids_prefixed:
         lines.append("Ids occur in several splits; each now begins with the name of its split.")
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -29,7 +32,12 @@ def data_text(splits: Splits, lengths: LengthReport) -> str:
         groups[item.split, item.why].append(f"{item.id} (as {item.other_split} {item.other_id})")
     lines += [f"Dropped from {split}, {why}: {len(ids)}: {listed(ids)}" for (split, why), ids in groups.items()]
     if not report.dropped:
-        lines.append("No repeated document, no leak between splits.")
+        lines.append("No leak between splits.")
+    for name, kept in report.documents_kept.items():
+        found = [item for item in report.near if item.split == name]
+        if found:
+            named = listed(f"{item.id} (as {item.other_id}, {item.jaccard:.2f})" for item in found)
+            lines.append(f"Nearly another document of {name}, kept: {len(found)} of {kept}: {named}")
     lines += [
         "",
         f"Tokens: template {lengths.template_tokens}, at most {lengths.max_length} per row"

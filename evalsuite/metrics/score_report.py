@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from statistics import fmean
 from typing import Any
 
 from evalsuite.metrics.bertscore import BertScorer
@@ -22,14 +22,23 @@ from evalsuite.stats import interval_of_mean
 _BASELINE_LIST = """
     rouge1 rouge2 rougeL rougeLsum bleu chrf meteor meteor_exact_stem bertscore_f1 length_ratio"""
 _BASELINE_COLUMNS = tuple(_BASELINE_LIST.split())
+_BASELINES: Mapping[str, Callable[[ScoreRow], str]] = {  # of rows that have documents
+    "lead-3": lambda row: lead_3(row.document or ""),
+    "oracle-extractive": lambda row: oracle_extractive(row.document or "", row.references),
+}
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Scores of the predictions and of the baselines, the failure buckets, and what could not be computed."""
+    """Scores of the predictions and of the baselines, the failure buckets, and what could not be computed.
+
+    A document counts once: of several predictions of it the mean is taken first, so that intervals resample documents.
+    """
 
     rows: Sequence[ScoreRow]
-    scores: TextScores
+    documents: int
+    scores: TextScores  # by prediction, as the rows
+    figures: Mapping[str, float]  # the mean over documents, or the figure over the corpus of predictions
     intervals: Mapping[str, Interval]  # of the means over documents; figures over the corpus have none
     baselines: Mapping[str, TextScores]
     buckets: Sequence[tuple[str, ...]]  # per row
@@ -40,23 +49,35 @@ def make_report(
     rows: Sequence[ScoreRow], *, stemming: bool, bert: BertScorer | None, left_out: Mapping[str, str]
 ) -> ScoreReport:
     """Score the rows and, where they have documents, what lead-3 and the extractive oracle would have written."""
-    references = [row.references for row in rows]
-    documents = [row.document for row in rows if row.document is not None] or None
-    scores = score_documents(documents, references, [row.prediction for row in rows], stemming=stemming, bert=bert)
+    predictions_of: dict[str, list[int]] = defaultdict(list)  # document -> where its predictions are in the rows
+    for at, row in enumerate(rows):
+        predictions_of[row.document_id].append(at)
+    groups = list(predictions_of.values())
+    scores = _scored(rows, [row.prediction for row in rows], stemming, bert)
+    by_document = {
+        name: [fmean(values[at] for at in group) for group in groups] for name, values in scores.by_document.items()
+    }
     baselines = {}
-    if documents:
-        oracle = [oracle_extractive(*pair) for pair in zip(documents, references, strict=True)]
-        for label, texts in (("lead-3", [lead_3(document) for document in documents]), ("oracle-extractive", oracle)):
-            baselines[label] = score_documents(documents, references, texts, stemming=stemming, bert=bert)
-    ordinary = ordinary_words(chain(documents or (), *references))
+    first = [rows[group[0]] for group in groups]
+    if first[0].document is not None:
+        for label, text_of in _BASELINES.items():
+            baselines[label] = _scored(first, [text_of(row) for row in first], stemming, bert)
+    ordinary = ordinary_words(text for row in first for text in (row.document or "", *row.references))
     return ScoreReport(
         rows,
+        len(groups),
         scores,
-        {name: interval_of_mean(values) for name, values in scores.by_document.items()},
+        {name: fmean(values) for name, values in by_document.items()} | dict(scores.corpus),
+        {name: interval_of_mean(values) for name, values in by_document.items()},
         baselines,
         [buckets(row.document, row.references, row.prediction, row.stop, ordinary) for row in rows],
         left_out,
     )
+
+
+def _scored(rows: Sequence[ScoreRow], texts: Sequence[str], stemming: bool, bert: BertScorer | None) -> TextScores:
+    documents = [row.document for row in rows if row.document is not None] or None
+    return score_documents(documents, [row.references for row in rows], texts, stemming=stemming, bert=bert)
 
 
 def bucket_counts(report: ScoreReport) -> dict[str, int]:
@@ -66,10 +87,11 @@ def bucket_counts(report: ScoreReport) -> dict[str, int]:
 
 
 def report_object(report: ScoreReport) -> dict[str, Any]:
-    """For --json: each metric's figure under its name, `n`, then intervals, baselines, buckets and signatures."""
+    """For --json: each metric's figure under its name, counts, then intervals, baselines, buckets and signatures."""
     return {
-        "n": len(report.rows),
-        **report.scores.means(),
+        "n": report.documents,
+        "predictions": len(report.rows),
+        **report.figures,
         "intervals": {name: {"low": found.low, "high": found.high} for name, found in report.intervals.items()},
         "baselines": {label: scores.means() for label, scores in report.baselines.items()},
         "buckets": bucket_counts(report),
@@ -98,16 +120,17 @@ def _head(report: ScoreReport) -> str:
     fewest, most = (pick(len(row.references) for row in report.rows) for pick in (min, max))
     count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     documents = "" if report.rows[0].document is not None else "; no documents, so nothing is compared with them"
+    of = "" if report.documents == len(report.rows) else f" of {report.documents} documents, each of which counts once"
     return (
-        f"{len(report.rows)} summaries, {count} reference{'s' if most > 1 else ''} each{documents}. "
-        "Means over summaries, 95% bootstrap intervals."
+        f"{len(report.rows)} summaries{of}, {count} reference{'s' if most > 1 else ''} each{documents}. "
+        "Means over documents, 95% bootstrap intervals."
     )
 
 
 def _metric_lines(report: ScoreReport) -> list[str]:
     lines = [("metric", "unit", "figure", "95% interval", "n")]
-    n = str(len(report.rows))
-    for name, figure in report.scores.means().items():
+    n = str(report.documents)
+    for name, figure in report.figures.items():
         form = ".2f" if unit_of(name) == "0-100" else ".3f"
         found = report.intervals.get(name)
         between = f"{found.low:{form}} … {found.high:{form}}" if found else "over the corpus"
@@ -116,10 +139,10 @@ def _metric_lines(report: ScoreReport) -> list[str]:
 
 
 def _baseline_lines(report: ScoreReport) -> list[str]:
-    columns = [name for name in _BASELINE_COLUMNS if name in report.scores.means()]
+    columns = [name for name in _BASELINE_COLUMNS if name in report.figures]
     lines = [("summaries by", *columns)]
-    for label, scores in {"predictions": report.scores, **report.baselines}.items():
-        means = scores.means()
+    baselines = {label: scores.means() for label, scores in report.baselines.items()}
+    for label, means in {"predictions": report.figures, **baselines}.items():
         lines.append((label, *(f"{means[name]:.2f}" for name in columns)))
     return _aligned(lines, left=1)
 

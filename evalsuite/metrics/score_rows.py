@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, did_you_mean, listed
-from contract.example import DOCUMENT_COLUMNS, ID_COLUMNS, REFERENCE_COLUMNS, read_examples
+from contract.example import DOCUMENT_COLUMNS, ID_COLUMNS, REFERENCE_COLUMNS, read_examples, reference_columns
 from contract.jsonl import read_jsonl
 from evalsuite.results import Stop
 
 _MOST_PROBLEMS = 20
 _JSONL = (".jsonl", ".ndjson")
 
-_Reference = tuple[str, str | None, tuple[str, ...]]  # id, document, texts
+
+@dataclass(frozen=True)
+class _Reference:
+    ids: tuple[str, ...]  # of all rows with this document
+    document: str | None
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class ScoreRow:
     """One prediction beside what it is held against."""
 
     id: str
+    document_id: str  # the same for predictions of one document: the id of its first row
     document: str | None  # None: the references came without documents
     references: tuple[str, ...]
     prediction: str
@@ -39,6 +45,9 @@ class _Row:
 def read_score_rows(predictions: Path, references: str) -> list[ScoreRow]:
     """Read both sides and join them by id, in the order of the references.
 
+    Rows of one document are its references, and a prediction under the id of any of them is held against all. Several
+    predictions of one document stay apart, with one `document_id`.
+
     Args:
         predictions: JSON Lines, rows {"id", "prediction"} and perhaps "stop", as `assay eval` writes them.
         references: JSON Lines, rows {"id", "document", "summary"} or "references": [...], the document in all or in
@@ -49,17 +58,17 @@ def read_score_rows(predictions: Path, references: str) -> list[ScoreRow]:
     """
     ours = _read_predictions(predictions)
     theirs = _read_references(references)
-    known = {key for key, _, _ in theirs}
-    missing = [key for key, _, _ in theirs if key not in ours]
+    known = {key for reference in theirs for key in reference.ids}
+    missing = [reference.ids[0] for reference in theirs if not any(key in ours for key in reference.ids)]
     extra = [f'"{key}" ({row.where})' for key, row in ours.items() if key not in known]
     if missing or extra:
         problems = [f"{len(missing)} without a prediction: {listed(missing)}"] if missing else []
         problems += [f"{len(extra)} without a reference: {listed(extra)}"] if extra else []
-        none_fits = len(missing) == len(known)
+        none_fits = len(missing) == len(theirs)
         raise AssayError(
             "predictions and references do not have the same ids",
             where=f"{predictions}, {references}",
-            expected=f"the {len(known)} ids of the references",
+            expected=f"an id of each of the {len(theirs)} documents of the references",
             got="; ".join(problems),
             hint="give both the same ids; references without an id are numbered 000001, 000002 …"
             if none_fits
@@ -67,9 +76,16 @@ def read_score_rows(predictions: Path, references: str) -> list[ScoreRow]:
         )
     return [
         ScoreRow(
-            key, document, texts, _line_ends(ours[key].fields["prediction"]), ours[key].fields.get("stop") or "unknown"
+            key,
+            reference.ids[0],
+            reference.document,
+            reference.texts,
+            _line_ends(ours[key].fields["prediction"]),
+            ours[key].fields.get("stop") or "unknown",
         )
-        for key, document, texts in theirs
+        for reference in theirs
+        for key in reference.ids
+        if key in ours
     ]
 
 
@@ -116,7 +132,10 @@ def _read_references(source: str) -> list[_Reference]:
 
 
 def _with_documents(source: str) -> list[_Reference]:
-    return [(example.id, example.document, example.references) for example in read_examples(source)]
+    return [
+        _Reference(tuple(dict.fromkeys(example.row_ids)), example.document, example.references)
+        for example in read_examples(source)
+    ]
 
 
 def _without_documents(rows: Sequence[_Row], path: Path) -> list[_Reference]:
@@ -124,21 +143,23 @@ def _without_documents(rows: Sequence[_Row], path: Path) -> list[_Reference]:
     problems: list[str] = []
     texts: dict[str, tuple[str, ...]] = {}
     for row in rows:
-        name = next((name for name in REFERENCE_COLUMNS if name in row.fields), None)
-        if name is None:
+        names = reference_columns(row.fields)
+        if not names:
             raise AssayError(
                 "no summary column found",
                 where=row.where,
                 got=listed(row.fields) or "an empty object",
                 expected=f"one of {', '.join(REFERENCE_COLUMNS)}",
             )
-        problems += _text_problems(row, name, needed=True)
+        for name in names:
+            problems += _text_problems(row, name, needed=True)
         key = _add(found, row, next((name for name in ID_COLUMNS if name in row.fields), "id"), problems)
-        texts[key] = tuple(_line_ends(text).strip() for text in _texts(row.fields[name]) if isinstance(text, str))
+        given = [text for name in names for text in _texts(row.fields[name]) if isinstance(text, str)]
+        texts[key] = tuple(dict.fromkeys(_line_ends(text).strip() for text in given))
     _raise_problems(problems, path)
     if not found:
         raise AssayError("there is no reference in the file", where=str(path))
-    return [(key, None, texts[key]) for key in found]
+    return [_Reference((key,), None, texts[key]) for key in found]
 
 
 def _add(found: dict[str, _Row], row: _Row, name: str, problems: list[str]) -> str:

@@ -9,7 +9,7 @@ from contract.files import write_whole
 from evalsuite.report.content import Content
 from evalsuite.report.glossary import GLOSSARY
 from evalsuite.report.plots import draw_plots
-from evalsuite.report.words import bucket_name, how_written, size
+from evalsuite.report.words import bucket_name, data_warnings, documents_of, how_written, size
 
 
 def write_report(told: Content, out_path: Path) -> None:
@@ -30,7 +30,12 @@ def write_report(told: Content, out_path: Path) -> None:
     )
     environment.filters.update(size=size, data_uri=_data_uri, bucket_name=bucket_name)
     html = environment.get_template("report.html.jinja").render(
-        **vars(told), plots=draw_plots(told.results), glossary=GLOSSARY, how_written=how_written(told.results)
+        **vars(told),
+        plots=draw_plots(told.results),
+        glossary=GLOSSARY,
+        how_written=how_written(told.results),
+        documents=documents_of(told.results.data),
+        data_warnings=data_warnings(told.results.data),
     )
     write_whole(out_path, html, errors="replace")  # a lone surrogate in user text has no UTF-8 form
 

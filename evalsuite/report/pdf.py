@@ -14,7 +14,7 @@ from evalsuite.report.plot_axes import settings
 from evalsuite.report.plots import Sketch, sketches
 from evalsuite.report.table import Table
 from evalsuite.report.word_diff import Span
-from evalsuite.report.words import bucket_name, how_written, size
+from evalsuite.report.words import bucket_name, data_warnings, documents_of, how_written, size
 
 _TONES = {"pass": "#116932", "fail": "#a8201a", "inconclusive": "#865400", "none": FAINT}
 _OUTCOMES = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive"}
@@ -57,6 +57,8 @@ def _verdicts(sheets: Sheets, told: Content) -> None:
     required = [Run(f"   {label} {_OUTCOMES[o]}", "bold", _TONES[o]) for label, o in told.required.items()]
     sheets.text([Run("Required:", colour=FAINT), *(required or [Run(" nothing", colour=FAINT)])], after=0)
     sheets.text([Run(f"{told.results.data.documents:,} test documents", colour=FAINT)], after=6)
+    for warning in data_warnings(told.results.data):
+        sheets.text([Run(warning)], after=6)
     if told.warnings:
         sheets.heading("The summaries themselves are poor", 11)
         for warning in told.warnings:
@@ -198,7 +200,7 @@ def _lineage(sheets: Sheets, told: Content) -> None:
     sheets.text(
         [
             Run(
-                f"{data.documents:,} documents of {data.document_words:.0f} words and references of "
+                f"{documents_of(data)} of {data.document_words:.0f} words and references of "
                 f"{data.reference_words:.0f} on average; {data.shortened or 'none'} shortened to fit the context. At "
                 f"most {told.results.max_new_tokens} new tokens, {how_written(told.results)}. sha256 {data.sha256}"
             )

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 
 from contract.verdict import Verdict, missing, proven
 from evalsuite.metrics.buckets import BUCKETS
+from evalsuite.report.words import data_warnings, documents_of
 from evalsuite.results import Comparison, Distance, Interval, Results, Row, Task
 
 # what metrics.csv takes of a distance; the rest is made of many figures and stays in metrics.json
@@ -95,9 +96,10 @@ def text_table(results: Results) -> str:
         [
             *aligned,
             "",
-            f"{data.documents} documents{shortened}. KL: mean nats per token from the model "
+            f"{documents_of(data)}{shortened}. KL: mean nats per token from the model "
             "named under against; top-1 and ppl on the gold summaries;",
             "same: summaries equal to that model's, token for token. Median times: first token, each further token.",
+            *data_warnings(data),
         ]
     )
 

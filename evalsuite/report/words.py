@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract.verdict import Outcome, Verdict, worst
-from evalsuite.results import Comparison, Distance, Interval, Results, Row
+from evalsuite.results import Comparison, DataInfo, Distance, Interval, Results, Row
 
 Tone = Literal["pass", "fail", "inconclusive", "none"]
 _POOR_FACTS_LEAD = 0.1  # names and numbers right, over what chance gives, below which nothing much was understood
 _POOR_EOS_RATE = 0.9
+_NAMED = 5  # near-duplicates named in a warning
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,24 @@ def task_warnings(results: Results) -> list[str]:
             f"{results.max_new_tokens} tokens."
         )
     return said
+
+
+def data_warnings(data: DataInfo) -> list[str]:
+    """Plain words where documents are so alike that they are worth less than their number."""
+    if not data.near_duplicates:
+        return []
+    named = ", ".join(f"{near.id} (as {near.other_id}, {near.jaccard:.2f})" for near in data.nearest[:_NAMED])
+    more = " …" if data.near_duplicates > _NAMED else ""
+    return [
+        f"{data.near_duplicates} of {data.documents} documents are nearly another one: {named}{more}. "
+        "Intervals take documents for independent, so they are too narrow here."
+    ]
+
+
+def documents_of(data: DataInfo) -> str:
+    """How many documents, and of how many rows where rows were joined: "500 documents in 1,500 rows"."""
+    rows = f" in {data.rows:,} rows" if data.rows > data.documents else ""
+    return f"{data.documents:,} document{'' if data.documents == 1 else 's'}{rows}"
 
 
 def how_written(results: Results) -> str:

@@ -14,9 +14,10 @@ from contract.verdict import Reason
 from evalsuite.report.content import content
 from evalsuite.report.examples import examples_shown, read_all
 from evalsuite.report.html import write_report
+from evalsuite.report.terminal import text_table
 from evalsuite.report.word_diff import word_diff
 from evalsuite.report.words import answers, figure, size, task_warnings
-from evalsuite.results import Comparison, Results, read_predictions, write_predictions
+from evalsuite.results import Comparison, NearDuplicate, Results, read_predictions, write_predictions
 from tests.evalsuite.made_results import LABELS, N, around, make_predictions, make_results, make_verdicts
 
 VOID = {"meta", "br", "img", "source"}
@@ -129,6 +130,25 @@ def test_poor_summaries_are_called_poor(predictions: Path, tmp_path: Path) -> No
     assert "ROUGE-L of adapter is 13.0, which is not above lead-3 (15.1)" in text
     assert "Only 9% of the references' names and numbers are right" in text
     assert not task_warnings(make_results())
+
+
+def test_joined_rows_and_near_duplicates_are_told(predictions: Path, tmp_path: Path) -> None:
+    def told(results: Results) -> str:
+        out = tmp_path / "report.html"
+        write_report(content(results, make_verdicts(), predictions), out)
+        return Page(out.read_text(encoding="utf-8")).text
+
+    results = make_results()
+    plain = told(results)
+    assert f"{N} documents of 122 words" in plain
+    assert "nearly another one" not in plain + text_table(results)
+    near = tuple(NearDuplicate(f"d{at}", "d0", 0.9) for at in range(1, 8))
+    results = replace(results, data=replace(results.data, rows=3 * N, near_duplicates=7, nearest=near))
+    warning = f"7 of {N} documents are nearly another one: d1 (as d0, 0.90), d2 (as d0, 0.90)"
+    for text in (told(results), text_table(results)):
+        assert f"{N} documents in {3 * N} rows" in text
+        assert warning in text
+        assert "d5 (as d0, 0.90) …. Intervals take documents for independent, so they are too narrow here." in text
 
 
 def test_failures_are_counted_and_shown_with_the_fault_marked(html: str) -> None:

@@ -17,7 +17,7 @@ from evalsuite.report.content import content
 from evalsuite.report.font import printable
 from evalsuite.report.pdf import pages, write_pdf
 from evalsuite.report.pdf_sheets import Run, Sheets
-from evalsuite.results import Results, read_predictions, write_predictions
+from evalsuite.results import NearDuplicate, Results, read_predictions, write_predictions
 from tests.evalsuite.made_results import LABELS, make_predictions, make_results, make_verdicts
 
 BEYOND_THE_FONT = "摘要 สรุป सारांश 🎉"
@@ -65,6 +65,15 @@ def test_it_says_what_was_found(sheets: Sheets) -> None:
     ):
         assert wanted in text, wanted
     assert re.search(r"quant\.q4_k_m\.max_kl_nats", text)
+
+
+def test_near_duplicates_are_told(predictions: Path) -> None:
+    results = make_results()
+    near = (NearDuplicate("d8", "d3", 0.93),)
+    results = replace(results, data=replace(results.data, rows=900, near_duplicates=1, nearest=near))
+    text = " ".join(said(pages(content(results, make_verdicts(), predictions))).replace("\u00a0", " ").split())
+    assert "1 of 300 documents are nearly another one: d8 (as d3, 0.93)" in text
+    assert "300 documents in 900 rows of 122 words" in text
 
 
 def test_nothing_leaves_the_page_or_covers_something_else(sheets: Sheets) -> None:

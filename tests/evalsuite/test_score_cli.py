@@ -276,3 +276,82 @@ def test_help_imports_nothing_heavy() -> None:
         "numpy",
     }
     assert "--predictions" in done.stdout
+
+
+DIALOGUE = "Mara: the bus leaves at nine.\nOlin: fine."
+THREE = [  # as DialogSum's public test set: three rows of a dialogue
+    {"id": f"test_{at}_{n}", "dialogue": f"{DIALOGUE}{' Bye.' * at}", "summary": summary}
+    for at in range(2)
+    for n, summary in enumerate(("The bus leaves at nine.", "Nine is fine with Olin.", "They take the bus."), 1)
+]
+
+
+def test_rows_of_one_document_are_its_references(run: Run, tmp_path: Path) -> None:
+    references = write(tmp_path / "r.jsonl", THREE)
+    common = ("--references", references, "--bertscore", "none")
+    one_each = write(
+        tmp_path / "p.jsonl",
+        [
+            {"id": "test_0_1", "prediction": "They take the bus."},
+            {"id": "test_1_2", "prediction": "Nine is fine with Mara."},  # any of the document's ids will do
+        ],
+    )
+    code, out, _ = run("--predictions", one_each, *common, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["n"], found["predictions"]) == (2, 2)
+    assert found["rouge1"] == pytest.approx((100 + 80) / 2)
+    assert [row.references for row in read_score_rows(one_each, str(references))] == [
+        tuple(row["summary"] for row in THREE[:3])
+    ] * 2
+    assert "2 summaries, 3 references each" in run("--predictions", one_each, *common)[1]
+
+
+def test_predictions_of_one_document_count_once(run: Run, tmp_path: Path) -> None:
+    """The same summary under three ids is no more evidence than under one; different ones are averaged first."""
+    references = write(tmp_path / "r.jsonl", THREE)
+    common = ("--references", references, "--bertscore", "none")
+
+    def scored(name: str, texts: dict[str, str]) -> dict[str, Any]:
+        rows = [{"id": key, "prediction": text} for key, text in texts.items()]
+        code, out, _ = run("--predictions", write(tmp_path / name, rows), *common, "--json")
+        assert code == 0
+        return dict(json.loads(out))
+
+    once = scored("once.jsonl", {"test_0_1": "They take the bus.", "test_1_1": "Zebras gallop."})
+    thrice = scored(
+        "thrice.jsonl",
+        {row["id"]: "They take the bus." if row["id"].startswith("test_0") else "Zebras gallop." for row in THREE},
+    )
+    assert (thrice["n"], thrice["predictions"]) == (2, 6)
+    for name, interval in once["intervals"].items():
+        assert thrice["intervals"][name] == pytest.approx(interval)
+    assert thrice["baselines"] == once["baselines"]
+    assert thrice["rouge1"] == once["rouge1"] == 50
+    right, wrong = "They take the bus.", "Zebras gallop."
+    mixed = scored("mixed.jsonl", {"test_0_1": right, "test_0_2": wrong, "test_1_1": right})
+    assert mixed["rouge1"] == pytest.approx(75)
+    assert (mixed["n"], mixed["intervals"]["rouge1"]["high"]) == (2, 100)
+    rows = [{"id": row["id"], "prediction": "x"} for row in THREE]
+    table = run("--predictions", write(tmp_path / "all.jsonl", rows), *common, "--csv", tmp_path / "out.csv")[1]
+    assert "6 summaries of 2 documents, each of which counts once, 3 references each" in table
+    assert len(list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))) == 6
+
+
+def test_a_document_without_any_prediction_is_named(run: Run, tmp_path: Path) -> None:
+    references = write(tmp_path / "r.jsonl", THREE)
+    predictions = write(tmp_path / "p.jsonl", [{"id": "test_0_3", "prediction": "x"}])
+    code, _, message = run("--predictions", predictions, "--references", references)
+    assert code == 2
+    assert "1 without a prediction: test_1_1" in message
+
+
+def test_without_documents_numbered_columns_are_references_and_an_id_stands_once(run: Run, tmp_path: Path) -> None:
+    predictions = write(tmp_path / "p.jsonl", [{"id": "x", "prediction": "Rain."}])
+    wide = write(tmp_path / "r.jsonl", [{"id": "x", "summary1": "It rains.", "summary2": "Rain."}])
+    arguments = ("--predictions", predictions, "--bertscore", "none", "--json", "--references")
+    assert json.loads(run(*arguments, wide)[1])["rouge1"] == pytest.approx(100)
+    twice = write(tmp_path / "t.jsonl", [{"id": "x", "summary": "It rains."}, {"id": "x", "summary": "Rain."}])
+    code, _, message = run(*arguments, twice)
+    assert code == 2
+    assert 'id "x" was already used' in message

@@ -1,4 +1,4 @@
-"""Splits: what is wrong with the data is named by file, line and field; repeats and leaks are dropped and reported."""
+"""Splits: what is wrong is named by file, line and field; repeats are joined, leaks dropped, and both reported."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.tiny import write_jsonl
 from trainer.cli import data
 from trainer.data import load_splits
 from trainer.lengths import length_report
+from trainer.tokenize import targets
 
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
@@ -58,9 +59,9 @@ def test_one_file_is_divided_in_order(folder: Path) -> None:
     source = str(folder / "train.jsonl")
     splits = load_splits(recipe(source=source, split={"train": 5, "valid": 2, "test": 1}))
     assert [example.id for example in splits.valid] == ["r5", "r6"]
-    with pytest.raises(AssayError, match="too few rows") as error:
+    with pytest.raises(AssayError, match="too few documents") as error:
         load_splits(recipe(source=source, split={"train": 5, "valid": 2, "test": 2}))
-    assert "expected: 9 rows (train 5, valid 2, test 2)" in str(error.value)
+    assert "expected: 9 documents (train 5, valid 2, test 2)" in str(error.value)
     with pytest.raises(AssayError, match=r"data\.split"):
         load_splits(recipe(), source)
 
@@ -81,12 +82,12 @@ def test_missing_splits_are_named() -> None:
         load_splits(recipe(train="train.jsonl"))
 
 
-def test_repeats_and_leaks_are_dropped_and_named(folder: Path) -> None:
+def test_repeats_are_joined_and_leaks_dropped_and_named(folder: Path) -> None:
     long = " ".join(f"word{n}" for n in range(120))
     same_summary = "They agree to meet at the old mill at nine"
     train = rows(0, 8)
     train += [
-        {**train[0], "id": "again", "dialogue": "  " + train[0]["dialogue"].upper()},
+        {**train[0], "id": "again", "dialogue": "  " + train[0]["dialogue"].upper(), "summary": "To room 0."},
         {"id": "exact", "dialogue": rows(10, 1)[0]["dialogue"].replace(" ", "\n"), "summary": "x"},
         {"id": "near", "dialogue": long + " more", "summary": "y"},
         {"id": "sum", "dialogue": "Quite another talk about this and that.", "summary": same_summary},
@@ -104,13 +105,40 @@ def test_repeats_and_leaks_are_dropped_and_named(folder: Path) -> None:
     splits = load_splits(recipe(), str(folder))
     found = {(item.id, item.why, item.other_split, item.other_id) for item in splits.report.dropped}
     assert found == {
-        ("again", "repeated", "train", "r0"),
         ("exact", "leak: same document", "test", "r10"),
         ("near", "leak: near-duplicate", "valid", "v"),
         ("sum", "leak: same summary", "valid", "w"),
     }
     assert [example.id for example in splits.train] == [*(f"r{n}" for n in range(8)), "short"]
-    assert splits.report.rows_read["train"] == 13
+    assert splits.train[0].references == ("Room 0.", "To room 0.")
+    report = splits.report
+    assert (report.rows_read["train"], report.documents_read["train"], report.documents_kept["train"]) == (13, 12, 9)
+
+
+def test_each_summary_of_a_joined_document_is_trained_on(folder: Path) -> None:
+    write_jsonl(folder / "train.jsonl", [*rows(0, 2), {**rows(0, 1)[0], "id": "again", "summary": "To room 0."}])
+    trained = list(targets(load_splits(recipe(), str(folder)).train))
+    assert [(row_id, summary) for row_id, _, summary in trained] == [
+        ("r0", "Room 0."),
+        ("r0#2", "To room 0."),
+        ("r1", "Room 7."),
+    ]
+
+
+def test_one_file_is_divided_by_documents(tmp_path: Path) -> None:
+    """Three rows each, as DialogSum's test: no document is cut in two by a split's end."""
+    three = [{**row, "id": f"{row['id']}_{n}", "summary": f"{n}"} for row in rows(0, 4) for n in (1, 2, 3)]
+    source = str(write_jsonl(tmp_path / "all.jsonl", three))
+    splits = load_splits(recipe(source=source, split={"train": 2, "valid": 1, "test": 1}))
+    assert {name: [example.id for example in part] for name, part in splits.named().items()} == {
+        "train": ["r0_1", "r1_1"],
+        "valid": ["r2_1"],
+        "test": ["r3_1"],
+    }
+    assert splits.report.rows_read == {"train": 6, "valid": 3, "test": 3}
+    with pytest.raises(AssayError, match="too few documents") as refusal:
+        load_splits(recipe(source=source, split={"train": 10, "valid": 1, "test": 1}))
+    assert "got: 4 documents in 12 rows" in str(refusal.value)
 
 
 def test_a_split_that_leaks_away_is_refused(folder: Path) -> None:
