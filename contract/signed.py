@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
 from contract.files import write_whole
+from contract.plain import plain
 from contract.statement import Claim, ForeignStatementError, read_statement, strict_json, write_statement
 from contract.verdict import worst
 
@@ -109,7 +110,7 @@ def read_bundle(path: Path) -> Bundle:
             "this is not a signed verdict",
             where=str(path),
             expected="a DSSE envelope, as assay gate --sign writes it",
-            got=f"{type(error).__name__}: {error}",
+            got=plain(f"{type(error).__name__}: {error}"),
         ) from None
 
 

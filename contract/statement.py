@@ -11,6 +11,7 @@ from typing import Any
 from contract.artifact import Artifact, Kind, tool_versions
 from contract.errors import AssayError
 from contract.files import refuse_constant
+from contract.plain import plain
 from contract.typed import from_json
 from contract.verdict import Basis, Verdict
 
@@ -114,7 +115,7 @@ def read_statement(payload: bytes, where: str) -> Claim:
             return _claim(body)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise AssayError(
-            "the signed statement cannot be read", where=where, got=f"{type(error).__name__}: {error}"
+            "the signed statement cannot be read", where=where, got=plain(f"{type(error).__name__}: {error}")
         ) from None
     raise ForeignStatementError(
         "it states something else than a verdict of Assay's",

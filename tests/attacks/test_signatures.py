@@ -375,6 +375,15 @@ def test_a_claim_cannot_write_to_the_terminal(artifact: Artifact, key: Path, tmp
         assert not any(line.startswith("VALID") for line in out.splitlines())
 
 
+def test_an_envelope_cannot_write_to_the_terminal_either(bundle: Path, key: Path) -> None:
+    change(bundle, lambda envelope: envelope["signatures"][0].update(keyid="x\x1b[2J\nVALID"))
+    code, out, err = assay("verify", bundle, "--key", key.with_suffix(".pub"))
+    assert (code, "\x1b" in out + err) == (1, False)
+    change(bundle, lambda envelope: envelope.update(signatures=envelope["signatures"] * 2))
+    code, out, err = assay("verify", bundle, "--key", key.with_suffix(".pub"))
+    assert (code, "\x1b" in out + err) == (2, False)
+
+
 def _pems(key: Any) -> tuple[bytes, bytes]:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return private, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
