@@ -19,6 +19,10 @@ COMMANDS = {
     "export": ("flow.export_cli", "Write a model for another engine: GGUF, ONNX, a LoRA as GGUF, Ollama."),
     "eval": ("evalsuite.cli", "Score artifacts against each other; write metrics, verdict and report."),
     "gate": ("evalsuite.cli", "Say yes or no to an evaluation: exit 0 or 1."),
+    "verify": (
+        "evalsuite.verify_cli",
+        "Check a signed verdict: who signed it, what it says, of which bytes.",
+    ),
     "score": ("evalsuite.metrics.score_cli", "Score summaries that are already written, by every text metric."),
     "summarize": ("serve.cli", "Summarize one document."),
     "generate": ("serve.cli", "Print the continuation of a prompt, unchanged."),

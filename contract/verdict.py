@@ -88,3 +88,8 @@ def _named(verdicts: Sequence[Verdict], require: Sequence[str]) -> list[list[Ver
 def _is_named(label: str, wanted: str) -> bool:
     head, dash, number = label.rpartition("-")
     return label == wanted or (bool(dash) and head == wanted and number.isdigit())
+
+
+def is_required(verdict: Verdict, require: Sequence[str]) -> bool:
+    """Does one of the required labels speak of it?"""
+    return any(_is_named(verdict.label, label) for label in require)

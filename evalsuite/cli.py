@@ -123,9 +123,20 @@ def _endpoint(
 @click.command("gate")
 @click.argument("folder", type=_FOLDER, metavar="EVAL_DIR")
 @click.option("--recipe", type=_FOLDER, help="Limits to judge by; default: those of the evaluation.")
+@click.option("--sign", metavar="KEY", type=_FOLDER, help="If all required pass: sign what passed (ed25519, PEM).")
+@click.option("--junit", metavar="FILE", type=_FOLDER, help="Write JUnit XML for CI, whatever the gate says.")
+@click.option("--markdown", metavar="FILE", type=_FOLDER, help="Write Markdown for a summary page of CI.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_json: bool) -> None:
+def gate_command(
+    context: click.Context,
+    folder: Path,
+    recipe: Path | None,
+    sign: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
     """Judge the figures of an evaluation again; exit 1 unless all required artifacts pass."""
     from pydantic import ValidationError
 
@@ -135,6 +146,7 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     from contract.recipe import load_recipe
     from evalsuite.folder import refuse_changed, refuse_edited
     from evalsuite.gate import judge, required
+    from evalsuite.gate_files import write_gate_files
     from evalsuite.kept import Kept, is_proven, standing_lines
     from evalsuite.report.terminal import verdict_lines
     from evalsuite.results import read_results
@@ -158,6 +170,7 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
     evaluation = kept.weighed(judged)
     standings = kept.standings(evaluation)
     proven = is_proven(evaluation, standings, require)
+    against = standing_lines(evaluation, standings)
     if as_json:
         click.echo(
             json.dumps(
@@ -170,7 +183,17 @@ def gate_command(context: click.Context, folder: Path, recipe: Path | None, as_j
             )
         )
     else:
-        against = standing_lines(evaluation, standings)
         told = verdict_lines(evaluation.verdicts, require, everything=True, against=against, is_proven=proven)
         click.echo("\n".join(told))
+    write_gate_files(
+        folder,
+        results,
+        evaluation,
+        require,
+        said_yes=proven,
+        against=against,
+        junit_to=junit,
+        markdown_to=markdown,
+        sign_with=sign,
+    )
     context.exit(0 if proven else 1)

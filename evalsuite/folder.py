@@ -25,6 +25,7 @@ from evalsuite.results import (
     PLOTS_FOLDER,
     PREDICTIONS_FOLDER,
     REPORT_FILE,
+    SIGNED_FOLDER,
     Prediction,
     Results,
     write_predictions,
@@ -136,7 +137,7 @@ def write_evaluation(
         write_report(told, made / REPORT_FILE)
         write_plots(results, made / PLOTS_FOLDER)
         write_pdf(told, made / PDF_FILE)
-        for folder in (PREDICTIONS_FOLDER, PLOTS_FOLDER):
+        for folder in (PREDICTIONS_FOLDER, PLOTS_FOLDER, SIGNED_FOLDER):  # what was signed was of the old figures
             shutil.rmtree(out / folder, ignore_errors=True)
         for name in (PREDICTIONS_FOLDER, PLOTS_FOLDER, CSV_FILE, REPORT_FILE, PDF_FILE, METRICS_FILE):
             (made / name).rename(out / name)

@@ -25,6 +25,7 @@ REPORT_FILE = "report.html"
 PDF_FILE = "report.pdf"
 PLOTS_FOLDER = "plots"
 PREDICTIONS_FOLDER = "predictions"
+SIGNED_FOLDER = "signed"
 
 Purpose = Literal["training", "merge_fidelity", "base_change", "quantization", "serving"]
 RowKind = Literal[Kind, "endpoint"]  # an endpoint is served by a URL: it has no files, so no size, speed or quant

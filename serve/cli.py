@@ -66,6 +66,10 @@ def generate(
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Ask every client for the key in this file.")
 @click.option("--allow-unproven", is_flag=True, help="Serve without a passing verdict.")
 @click.option("--verdict", type=click.Path(path_type=Path), help="Default: verdict.json in the artifact's folder.")
+@click.option(
+    "--require-signature", metavar="PUB", type=click.Path(path_type=Path), help="Serve only what this key signed."
+)
+@click.option("--bundle", type=click.Path(path_type=Path), help="Default: the signed verdict beside the artifact.")
 @_THREADS
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of prompt and answer. Default: the model's.")
 def serve(
@@ -75,14 +79,21 @@ def serve(
     api_key_file: Path | None,
     allow_unproven: bool,
     verdict: Path | None,
+    require_signature: Path | None,
+    bundle: Path | None,
     threads: int,
     context: int | None,
 ) -> None:
     """Serve a proven GGUF or ONNX folder: POST /summarize, POST /v1/chat/completions, GET /v1/models, GET /healthz."""
     from contract.artifact import open_artifact
     from contract.errors import AssayError
-    from serve.proof import UnprovenError, refuse_unproven
+    from serve import signature
+    from serve.proof import UnprovenError, refuse_spoken_against, refuse_unproven
 
+    if bundle and not require_signature:
+        raise click.UsageError("--bundle is for --require-signature: a signature without a trusted key proves nothing")
+    if allow_unproven and require_signature:
+        raise click.UsageError("--allow-unproven and --require-signature exclude each other")
     opened = open_artifact(artifact)
     if opened.kind not in ("gguf", "onnx"):
         raise AssayError(
@@ -93,8 +104,13 @@ def serve(
             hint="assay export gguf MODEL --out DIR --quant q4_k_m, or assay export onnx MODEL --out DIR",
         )
     proven = True
+    if require_signature:
+        signature.refuse_unsigned(opened, require_signature, bundle)
     try:
-        refuse_unproven(opened, verdict)
+        if verdict or not require_signature or signature.has_word(opened):
+            refuse_unproven(opened, verdict)
+        else:
+            refuse_spoken_against(opened)
     except UnprovenError as refusal:
         if not allow_unproven:
             raise

@@ -79,6 +79,7 @@ def test_contract_imports_nothing_heavy() -> None:
         ["score"],
         ["eval"],
         ["gate"],
+        ["verify"],
         ["summarize"],
         ["generate"],
         ["serve"],

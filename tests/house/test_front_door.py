@@ -31,6 +31,7 @@ def assay(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         ["run", "no-such.yaml"],
         ["inspect", "no-such-folder"],
         ["gate", "no-such-folder"],
+        ["verify", "no-such-bundle"],
         ["export", "gguf", "no-such", "--out", "x"],
         ["merge", "no-such", "--out", "x"],
     ],
