@@ -110,7 +110,7 @@ def _lineage(artifacts: Iterable[Artifact]) -> list[Artifact]:
         found[artifact.digest] = artifact
         for parent in artifact.manifest.parents:
             opened = _parent(parent)
-            waiting += [opened] if opened and opened.digest == parent.digest else []
+            waiting += [opened] if opened and opened.is_parent(parent, artifact.manifest) else []
     return list(found.values())
 
 

@@ -64,7 +64,7 @@ def _lineage(artifact: Artifact, depth: int = 0) -> list[dict[str, Any]]:
         if Path(parent.path).exists():
             try:
                 found = open_artifact(parent.path)
-                state = "there" if found.digest == parent.digest else "changed since"
+                state = "there" if found.is_parent(parent, artifact.manifest) else "changed since"
                 above = _lineage(found, depth + 1)
             except AssayError:
                 state = "no longer a model"

@@ -99,7 +99,7 @@ def _named_base(artifact: Artifact, config: dict[str, Any]) -> Path:
 def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
     parent = artifact.parent("base")
     base = _named_base(artifact, config)
-    if parent and open_artifact(base).digest != parent.digest:
+    if parent and not open_artifact(base).is_parent(parent, artifact.manifest):
         raise AssayError(
             "the base is not the one the adapter was trained on",
             where=str(base),
