@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from contract.errors import listed
 from contract.history import at_least_as_strict
 
 
@@ -42,3 +43,9 @@ def _way(name: str, limits: Mapping[str, Any], defaults: Mapping[str, Any]) -> L
     if at_least_as_strict(ours, theirs):
         return "stricter"
     return "looser" if at_least_as_strict(theirs, ours) else "other"
+
+
+def wider_limits(limits: Mapping[str, Any]) -> list[str]:
+    """One line that names the limits wider than this version's defaults; none where there are none."""
+    wider = [f"{c.name} {c.value} (default {c.default})" for c in changed_limits(limits) if c.way == "looser"]
+    return [f"Judged under limits wider than the defaults: {listed(wider)}."] if wider else []

@@ -53,6 +53,7 @@ def eval_command(
     from contract.example import read_examples
     from contract.history import last_evaluation
     from contract.recipe import load_recipe
+    from contract.strictness import wider_limits
     from evalsuite.evaluate import evaluate
     from evalsuite.kept import Kept, is_proven, standing_lines
     from evalsuite.report.terminal import text_table, verdict_lines
@@ -90,7 +91,7 @@ def eval_command(
         )
     else:
         told = verdict_lines(evaluation.verdicts, results.require, against=against, is_proven=proven)
-        lines = [text_table(results), "", *told]
+        lines = [text_table(results), "", *wider_limits(evaluation.basis.limits), *told]
         click.echo("\n".join([*lines, "", f"report: {out / REPORT_FILE}"]))
     context.exit(0 if proven else 1)
 
@@ -144,6 +145,7 @@ def gate_command(
     from contract.history import last_evaluation
     from contract.limits import GatePart
     from contract.recipe import load_recipe
+    from contract.strictness import wider_limits
     from evalsuite.folder import refuse_changed, refuse_edited
     from evalsuite.gate import judge, required
     from evalsuite.gate_files import write_gate_files
@@ -184,7 +186,7 @@ def gate_command(
         )
     else:
         told = verdict_lines(evaluation.verdicts, require, everything=True, against=against, is_proven=proven)
-        click.echo("\n".join(told))
+        click.echo("\n".join([*wider_limits(evaluation.basis.limits), *told]))
     write_gate_files(
         folder,
         results,

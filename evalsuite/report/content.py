@@ -9,7 +9,8 @@ from typing import Any
 
 from contract.artifact import Parent, open_artifact
 from contract.errors import AssayError
-from contract.verdict import Outcome, Reason, Verdict
+from contract.strictness import wider_limits
+from contract.verdict import Outcome, Reason, Verdict, is_required, worst
 from evalsuite.report.buckets import Faulty, buckets_table, faulty_examples
 from evalsuite.report.distances import distance_table
 from evalsuite.report.examples import Shown, examples_shown, read_all, reference_label
@@ -67,8 +68,10 @@ def content(results: Results, verdicts: Sequence[Verdict], predictions_folder: P
     Raises:
         AssayError: a predictions file is damaged.
     """
-    judged = {verdict.label: verdict.outcome for verdict in verdicts}
-    required: dict[str, Outcome] = {label: judged.get(label, "inconclusive") for label in results.require}
+    required: dict[str, Outcome] = {
+        wanted: worst([verdict.outcome for verdict in verdicts if is_required(verdict, [wanted])])
+        for wanted in results.require
+    }
     predictions = read_all(results, predictions_folder)
     return Content(
         results=results,
@@ -77,7 +80,7 @@ def content(results: Results, verdicts: Sequence[Verdict], predictions_folder: P
         required=required,
         verdicts=tuple((verdict, tuple(_deciding(verdict))) for verdict in verdicts),
         answers=tuple(answers(results, verdicts)),
-        warnings=tuple(task_warnings(results)),
+        warnings=(*task_warnings(results), *wider_limits(results.limits)),
         comparison=comparison_table(results),
         scores=scores_table(results),
         distances=distance_table(results),
