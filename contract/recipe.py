@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError, did_you_mean
 from contract.example import Columns
 from contract.limits import GatePart, OnnxPrecision, Part, Quant
+from contract.pinned_date import DEFAULT_DATE, is_iso_date
 from contract.prompt import DEFAULT_USER, PromptSpec
 from contract.runtime import GenerateParams
 
@@ -79,6 +81,19 @@ class PromptPart(Part):
         description="A chat template that replaces the model's: Jinja text, a .jinja file, "
         'or "plain". Null keeps the model\'s own.',
     )
+    date: str = Field(
+        DEFAULT_DATE,
+        description="The day a chat template is told that asks for today's (strftime_now), wherever and whenever it runs.",
+    )
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _iso(cls, value: Any) -> Any:
+        if type(value) is datetime.date:  # what YAML makes of a day without quotes
+            value = value.isoformat()
+        if not is_iso_date(value):
+            raise ValueError("must be a day as 2024-07-26")
+        return value
 
     @model_validator(mode="after")
     def _one_document(self) -> PromptPart:
@@ -88,7 +103,7 @@ class PromptPart(Part):
 
     def spec(self) -> PromptSpec:
         """As the other rooms take it."""
-        return PromptSpec(self.user, self.system, self.language, self.template)
+        return PromptSpec(self.user, self.system, self.language, self.template, self.date)
 
 
 class LoraPart(Part):
