@@ -1,7 +1,7 @@
 """The one Jinja engine for chat templates: in a sandbox, with what transformers offers them and a pinned date.
 
-What is offered is transformers' (utils/chat_template_utils.py, apply_chat_template): its environment, filters, functions
-and variables. Only the date is another: there it is today's.
+Offered is what transformers offers (utils/chat_template_utils.py, apply_chat_template): its environment, filters,
+functions and variables. Only the date is another: there it is today's.
 """
 
 from __future__ import annotations
@@ -13,23 +13,36 @@ from typing import Any
 from jinja2 import Environment, Template, TemplateError, meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from contract.errors import AssayError, listed
 from contract.pinned_date import formatted
-from contract.stand_in import StandIn, changed_text
+from contract.stand_in import StandIn, StandIns, changed_text
 
 # transformers passes these too, where a tokenizer has them, but no GGUF can say what they are
 _NOT_EVERYWHERE = ("additional_special_tokens", "cls_token", "mask_token", "sep_token")
 
 
+# The variable that holds a rendering's StandIns. No template can write this name.
+STAND_INS = "stand-ins"
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """As the sandbox does; but a macro that writes one text and nothing else gives its stand-in, not the number."""
+        made = super().call(context, called, *args, **kwargs)
+        stand_ins: StandIns | None = context.parent.get(STAND_INS)
+        return stand_ins.again(made) if stand_ins is not None and type(made) is str else made
+
+
 class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks what the assistant says, writes it as it is, keeps its variables."""
+    """`{% generation %}…{% endgeneration %}` marks what the assistant says: written as it is, in a scope of its own."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The block's body in a scope of its own."""
+        """The block's body."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
@@ -42,7 +55,7 @@ def compiled(template: str, date: str) -> Template:
         TemplateError, SyntaxError: it is no Jinja.
         AssayError: it asks for what not every runtime has.
     """
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters |= {"tojson": _to_json, "length": _length, "count": _length}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 
 # What Llama 3.1's and 3.2's own templates fall back to where a host offers them no date. So an artifact made before
 # templates were told one keeps the prompts it was trained with.
@@ -42,7 +42,7 @@ def formatted(day: str, pattern: str) -> str:
         "B": _MONTHS[midnight.month - 1],
         "p": "AM",
         "P": "am",
-        "s": str(int(midnight.replace(tzinfo=timezone.utc).timestamp())),  # else the machine's time zone would show
+        "s": str(int(midnight.replace(tzinfo=UTC).timestamp())),  # else the machine's time zone would show
     }
 
     def fixed(match: re.Match[str]) -> str:

@@ -98,6 +98,9 @@ class ChatFormat:
         return asks_date(self.template)
 
 
+# Roles whose texts a template may cut at a mark, as some cut reasoning off. The document stands in a user's turn.
+_CUT = ("system", "assistant")
+
 Tokenize = Callable[[str, bool], list[int]]  # (text, control) -> ids, no BOS or EOS added
 
 
@@ -106,16 +109,23 @@ def asks_date(template: str) -> bool:
     return "strftime_now" in template
 
 
-def _render(chat: ChatFormat, turns: Sequence[Mapping[str, str]], stand_ins: StandIns, *, generation: bool) -> str:
+def _render(
+    chat: ChatFormat, turns: Sequence[Mapping[str, str]], stand_ins: StandIns | None, *, generation: bool
+) -> str:
     from jinja2 import TemplateError
 
-    from contract.chat_template import compiled
+    from contract.chat_template import STAND_INS, compiled
 
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     special = {name: getattr(chat, name) for name in names if getattr(chat, name)}  # undefined where there is none
     try:
         return compiled(chat.template, chat.date).render(
-            messages=turns, add_generation_prompt=generation, tools=None, documents=None, **special
+            {STAND_INS: stand_ins},
+            messages=turns,
+            add_generation_prompt=generation,
+            tools=None,
+            documents=None,
+            **special,
         )
     except (
         *(TemplateError, SyntaxError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
@@ -123,7 +133,7 @@ def _render(chat: ChatFormat, turns: Sequence[Mapping[str, str]], stand_ins: Sta
     ) as error:
         raise AssayError(
             "the chat template cannot be rendered",
-            got=f"{type(error).__name__}: {stand_ins.restored(str(error))}",
+            got=f"{type(error).__name__}: {stand_ins.restored(str(error)) if stand_ins else error}",
             hint="fix the model's chat template or set prompt.template in the recipe",
         ) from None
 
@@ -148,8 +158,8 @@ def _merge_text(segments: Sequence[Segment]) -> list[Segment]:
 def render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool = True) -> list[Segment]:
     """Render turns through the template, in a sandbox, into segments.
 
-    Message contents are rendered as stand-ins and put back afterwards, so nothing in them can become control. What comes
-    of that must be what the template makes of the contents themselves.
+    Message contents are rendered as stand-ins and put back afterwards, so nothing in them can become control. That must
+    give what the template makes of the contents themselves.
 
     Raises:
         AssayError: the template fails, transforms message contents beyond trimming them, or leaves out a part of a
@@ -157,15 +167,14 @@ def render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool = 
     """
     messages = [Message(m.role, m.content.strip()) for m in messages]
     stand_ins = StandIns(chat.special_tokens)
-    # the document stands in a user's turn, and no template may cut it
-    given = [{"role": m.role, "content": stand_ins.of(m.content, whole=m.role == "user")} for m in messages]
+    given = [{"role": m.role, "content": stand_ins.of(m.content, whole=m.role not in _CUT)} for m in messages]
     rendered = _render(chat, given, stand_ins, generation=generation)
     segments: list[Segment] = []
     for piece, is_text in stand_ins.pieces(rendered):
         segments += [Segment(piece, False)] if is_text else _split_control(piece, chat.special_tokens)
     segments = _merge_text(segments)
     plain = [{"role": m.role, "content": m.content} for m in messages]
-    if "".join(s.text for s in segments) != _render(chat, plain, stand_ins, generation=generation):
+    if "".join(s.text for s in segments) != _render(chat, plain, None, generation=generation):
         raise changed_text()
     return segments
 

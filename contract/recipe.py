@@ -83,7 +83,7 @@ class PromptPart(Part):
     )
     date: str = Field(
         DEFAULT_DATE,
-        description="The day a chat template is told that asks for today's (strftime_now), wherever and whenever it runs.",
+        description="The day that a chat template is told which asks for today's (strftime_now), on any day.",
     )
 
     @field_validator("date", mode="before")

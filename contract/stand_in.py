@@ -29,7 +29,7 @@ class StandIns:
     """The texts of one rendering."""
 
     def __init__(self, special_tokens: Sequence[str]) -> None:
-        self._texts: list[str] = []
+        self._given: list[StandIn] = []
         self._special_tokens = tuple(special_tokens)
 
     def of(self, text: str, *, whole: bool) -> str:
@@ -42,8 +42,13 @@ class StandIns:
             raise AssayError("the text holds the private-use characters U+F8F0 or U+F8F1", hint="remove them")
         if not text:
             return ""
-        self._texts.append(text)
-        return StandIn(self, f"{_OPEN}{len(self._texts) - 1}{_CLOSE}", text, whole)
+        self._given.append(StandIn(self, f"{_OPEN}{len(self._given)}{_CLOSE}", text, whole))
+        return self._given[-1]
+
+    def again(self, written: str) -> str:
+        """The stand-in that was written and nothing else, or `written` where it is more, or less."""
+        found = _WRITTEN.fullmatch(written)
+        return self._given[int(found[1])] if found and int(found[1]) < len(self._given) else written
 
     def is_special(self, mark: str) -> bool:
         """Does it hold a special token?"""
@@ -52,8 +57,8 @@ class StandIns:
     def pieces(self, rendered: str) -> Iterator[tuple[str, bool]]:
         """What was written, piece by piece: (text, does it come from a message)."""
         for index, piece in enumerate(_WRITTEN.split(rendered)):
-            if index % 2 and int(piece) < len(self._texts):
-                yield self._texts[int(piece)], True
+            if index % 2 and int(piece) < len(self._given):
+                yield self._given[int(piece)]._text, True
             elif piece:
                 yield piece, False
 
@@ -74,6 +79,7 @@ class StandIn(str):
     _whole: bool
 
     def __new__(cls, owner: StandIns, written: str, text: str, whole: bool) -> StandIn:
+        """`written`: what a template writes for `text`."""
         made = super().__new__(cls, written)
         made._owner, made._text, made._whole = owner, text, whole
         return made

@@ -155,9 +155,7 @@ def _notes(verdict: Verdict | None, facts: GgufFacts, context: int, date: str) -
     if facts.plain:
         notes.append("the file has no chat template; the built-in plain one is written, as assay serve uses it")
     if facts.asks_date:
-        notes.append(
-            f"the chat template asks for the date; {date} is written, as the model was trained and proven with"
-        )
+        notes.append(f"the chat template asks for the date; {date} is written, which the model was made with")
     if facts.turns.place == "none":
         notes.append("the chat template takes no system turn; Ollama leaves out what a client sends as one")
     if context < facts.context_length:

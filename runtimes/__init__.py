@@ -40,8 +40,8 @@ def load_runtime(
         kv_dtype: llama.cpp only: dtype of the key-value cache (torch's is always float32).
         parallel: sequences run side by side at most.
         provider: onnxruntime only: the execution provider, "cpu" or "cuda". None takes ASSAY_ONNX_PROVIDER, else "cpu".
-        date: the day the chat template is told, as 2024-07-26. None takes the artifact's recorded one, the default where
-            nothing was recorded.
+        date: the day the chat template is told, as 2024-07-26. None takes what the artifact records, and where nothing
+            was recorded the default.
 
     Raises:
         AssayError: the artifact's kind cannot be run, its prompt cannot be read, its files do not make a model, or its
