@@ -301,7 +301,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise AssayError("no such recipe", where=str(path), hint="the ones that come with Assay are in recipes/")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a day that is none
         raise AssayError("the recipe is not YAML", where=str(path), got=str(error)) from None
     if not isinstance(values, dict):
         raise AssayError("the recipe is not a mapping of keys to values", where=str(path), got=type(values).__name__)
