@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from contract.artifact import Artifact
 from contract.artifact_prompt import gguf_string, prompt_of
@@ -49,7 +49,6 @@ def load_runtime(
     """
     if threads < 1 or parallel < 1:
         raise AssayError("threads and parallel must be at least 1", got=f"threads={threads}, parallel={parallel}")
-    date = date or prompt_of(artifact).date
     runtime: Runtime
     match artifact.kind:
         case "merged" | "adapter":
@@ -71,7 +70,7 @@ def load_runtime(
             )
             runtime, plain = torch_runtime, False
             if isinstance(torch_runtime, TorchRuntime):
-                torch_runtime.chat = replace(torch_runtime.chat, date=date)
+                _tell_date(torch_runtime, artifact, date)
                 plain = torch_runtime.chat.plain
         case "gguf":
             if base_weights is not None or merge_dtype is not None:
@@ -91,7 +90,7 @@ def load_runtime(
                 llama_runtime = LlamaCppRuntime(
                     path, threads=threads, context_length=context_length, kv_dtype=kv_dtype, parallel=parallel
                 )
-                llama_runtime.chat = replace(llama_runtime.chat, date=date)
+                _tell_date(llama_runtime, artifact, date)
                 runtime, plain = llama_runtime, llama_runtime.chat.plain
         case "gguf-lora":
             raise NoEngineError(
@@ -114,7 +113,7 @@ def load_runtime(
             )
             runtime, plain = onnx_runtime, False
             if onnx_runtime.chat is not None:
-                onnx_runtime.chat = replace(onnx_runtime.chat, date=date)
+                _tell_date(onnx_runtime, artifact, date)
                 plain = onnx_runtime.chat.plain
     if plain:
         print(
@@ -122,6 +121,15 @@ def load_runtime(
             file=sys.stderr,
         )
     return runtime
+
+
+def _tell_date(runtime: Any, artifact: Artifact, date: str | None) -> None:
+    """Let the chat template of a runtime that has one know which day it is."""
+    try:
+        runtime.chat = replace(runtime.chat, date=date or prompt_of(artifact).date)
+    except AssayError:
+        runtime.close()
+        raise
 
 
 def _not_installed(artifact: Artifact, error: ModuleNotFoundError, extra: str) -> AssayError:
