@@ -83,7 +83,7 @@ class PromptPart(Part):
     )
     date: str = Field(
         DEFAULT_DATE,
-        description="The day that a chat template is told which asks for today's (strftime_now), on any day.",
+        description="The day a chat template is told where it asks for today's: always this one (docs/templates.md).",
     )
 
     @field_validator("date", mode="before")
