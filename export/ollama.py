@@ -105,7 +105,7 @@ def export_ollama(gguf: Artifact, out: Path, *, num_ctx: int | None = None) -> O
         label = gguf.details.get("quant", gguf.name)
         card = model_card({label: gguf}, title=gguf.name, verdict=verdict, usage=ollama_usage(name, spec))
         (draft.path / "README.md").write_text(card, encoding="utf-8", newline="\n")
-    return OllamaModel(draft.finished, name, linked, _notes(verdict, facts, context, spec.date))
+    return OllamaModel(draft.finished, name, linked, _notes(verdict, facts, context))
 
 
 def ollama_name(gguf: Artifact) -> str:
@@ -146,7 +146,7 @@ def _verdict(gguf: Artifact) -> Verdict | None:
     return next((verdict for verdict in verdicts if verdict.digest == gguf.digest), None)
 
 
-def _notes(verdict: Verdict | None, facts: GgufFacts, context: int, date: str) -> tuple[str, ...]:
+def _notes(verdict: Verdict | None, facts: GgufFacts, context: int) -> tuple[str, ...]:
     notes = []
     if verdict is None:
         notes.append("not proven: nobody evaluated this file (assay eval)")
@@ -154,8 +154,8 @@ def _notes(verdict: Verdict | None, facts: GgufFacts, context: int, date: str) -
         notes.append(f"not proven: its verdict is {verdict.outcome}")
     if facts.plain:
         notes.append("the file has no chat template; the built-in plain one is written, as assay serve uses it")
-    if facts.asks_date:
-        notes.append(f"the chat template asks for the date; {date} is written, which the model was made with")
+    if facts.date:
+        notes.append(f"the chat template asks for the date; {facts.date} is written, which the model was made with")
     if facts.turns.place == "none":
         notes.append("the chat template takes no system turn; Ollama leaves out what a client sends as one")
     if context < facts.context_length:

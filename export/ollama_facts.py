@@ -27,7 +27,7 @@ class GgufFacts:
     cache_bytes: int  # of an f16 key-value cache, per token
     license_name: str | None
     plain: bool  # the file has no chat template
-    asks_date: bool  # its template asks for the date, which stands in `turns` as text
+    date: str | None  # where its template asks for the date: the one that stands in `turns` as text
 
 
 def gguf_facts(path: Path, spec: PromptSpec) -> GgufFacts:
@@ -50,7 +50,7 @@ def gguf_facts(path: Path, spec: PromptSpec) -> GgufFacts:
             cache_bytes,
             vocab.metadata("general.license"),
             vocab.chat.plain,
-            vocab.chat.asks_date,
+            vocab.chat.date if vocab.chat.asks_date else None,
         )
 
 
