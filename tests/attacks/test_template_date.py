@@ -13,10 +13,11 @@ import pytest
 
 from contract.artifact import Artifact, new_artifact, open_artifact
 from contract.artifact_prompt import prompt_of
+from contract.limits import GatePart
 from contract.prompt import PromptSpec
 from contract.recipe import Recipe
 from evalsuite.evaluate import evaluate
-from evalsuite.folder import VERDICT_FILE
+from evalsuite.gate import judge
 from export.to_gguf import export_gguf
 from runtimes import load_runtime
 from tests.chat_templates import LLAMA
@@ -68,12 +69,11 @@ def forged(made: Made, out: Path, prompt: Callable[[dict[str, Any]], dict[str, A
 
 def prompt_ids_differ(artifact: Artifact, out: Path, made: Made, recipe: Recipe | None = None) -> str:
     """The gate's word on the artifact's prompt ids; the verdict is no better."""
-    evaluate([artifact], examples(20), out, reference=made.merged, recipe=recipe, threads=1, speed=False)
-    verdicts = json.loads((out / VERDICT_FILE).read_text())["verdicts"]
-    [verdict] = [verdict for verdict in verdicts if verdict["label"] == "f16"]
-    [outcome] = [reason["outcome"] for reason in verdict["reasons"] if reason["code"] == "prompt_ids_differ"]
-    assert outcome == "pass" or verdict["outcome"] == "fail"
-    return str(outcome)
+    found = evaluate([artifact], examples(20), out, reference=made.merged, recipe=recipe, threads=1, speed=False)
+    [verdict] = [verdict for verdict in judge(found, GatePart()) if verdict.label == "f16"]
+    [outcome] = [reason.outcome for reason in verdict.reasons if reason.code == "prompt_ids_differ"]
+    assert outcome == "pass" or verdict.outcome == "fail"
+    return outcome
 
 
 def recipe_of(date: str) -> Recipe:
