@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from contract.artifact import Artifact
 from contract.errors import AssayError
-from contract.prompt import PromptSpec
+from contract.model_folder import chat_format, is_encoder_decoder
+from contract.prompt import PromptSpec, asks_date
 
 GGUF_PROMPT_KEY = "assay.prompt"
 # What a tokenizer does that llama.cpp has no key for: it composes characters (Unicode NFC) first; it puts a space
@@ -44,6 +45,15 @@ def prompt_of(artifact: Artifact) -> PromptSpec:
         except json.JSONDecodeError as error:
             raise AssayError(f"{GGUF_PROMPT_KEY} is not JSON", where=str(artifact.gguf_path), got=str(error)) from None
     return PromptSpec() if recorded is None else PromptSpec.from_dict(recorded)
+
+
+def is_told_date(artifact: Artifact) -> bool:
+    """Does the artifact's chat template ask for the date? It is told `prompt_of(artifact).date`; by others, today's."""
+    if artifact.kind == "gguf":
+        return asks_date(gguf_string(artifact.gguf_path, "tokenizer.chat_template") or "")
+    if artifact.kind == "gguf-lora" or is_encoder_decoder(artifact.folder):  # the one has no template, the other no use
+        return False
+    return chat_format(artifact.folder).asks_date
 
 
 def merged_spaces(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, listed
+from contract.pinned_date import DEFAULT_DATE
 from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 
 TOKENIZER_FILES = (
@@ -94,13 +95,21 @@ def token_text(value: Any) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
-    """The chat format of a model folder; `template` ("plain", a .jinja file or Jinja text) replaces the model's own."""
+def chat_format(folder: Path, template: str | None = None, *, date: str = DEFAULT_DATE) -> ChatFormat:
+    """The chat format of a model folder.
+
+    Args:
+        folder: with the tokenizer's files.
+        template: "plain", a .jinja file or Jinja text; replaces the model's own.
+        date: what the template is told, as the artifact's prompt records it.
+    """
     config = read_json(folder / "tokenizer_config.json")
     tokenizer = read_json(folder / "tokenizer.json")
     special = {token["content"] for token in tokenizer.get("added_tokens", []) if token.get("special")}
     special |= {token["content"] for token in config.get("added_tokens_decoder", {}).values() if token.get("special")}
-    named = {key: token_text(config.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    older = read_json(folder / "special_tokens_map.json")  # of folders whose tokenizer_config names none
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    named = {name: token_text(config[name] if name in config else older.get(name)) for name in names}
     special |= {token for token in named.values() if token}
     own = config.get("chat_template")
     if isinstance(own, list):  # several named templates
@@ -115,6 +124,9 @@ def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
         named["eos_token"],
         _adds_bos(config, tokenizer),
         plain=chosen is None or chosen == PLAIN_TEMPLATE,
+        unk_token=named["unk_token"],
+        pad_token=named["pad_token"],
+        date=date,
     )
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contract.errors import AssayError, did_you_mean
+from contract.pinned_date import DEFAULT_DATE, is_iso_date
+from contract.stand_in import StandIns, changed_text
 from contract.unigram import harmless
-
-if TYPE_CHECKING:
-    import jinja2
 
 DEFAULT_USER = "Summarize the dialogue in a few sentences.\n\n{document}"
 
@@ -27,9 +25,6 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ message.content }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Summary:{% endif %}"
 )
-
-# Stand-ins for message contents while a template is rendered: private-use characters no template inspects.
-_OPEN, _CLOSE = "\uf8f0", "\uf8f1"
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,11 @@ class PromptSpec:
     system: str | None = None
     language: str = "English"
     template: str | None = None  # a chat template that replaces the model's own; "plain" names the built-in one
+    date: str = DEFAULT_DATE  # the day a chat template is told, as 2024-07-26
+
+    def __post_init__(self) -> None:
+        if not is_iso_date(self.date):
+            raise AssayError("the prompt's date is none", where="date", expected="as 2024-07-26", got=repr(self.date))
 
     def messages(self, document: str) -> list[Message]:
         """The turns that ask for a summary of `document`. Only the recipe's own words are substituted into."""
@@ -62,7 +62,7 @@ class PromptSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PromptSpec:
-        """Rebuild from a manifest or from GGUF metadata; unknown keys are refused."""
+        """Rebuild from a manifest or from GGUF metadata; unknown keys are refused, missing ones have their defaults."""
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -88,43 +88,52 @@ class ChatFormat:
     eos_token: str | None
     add_bos: bool  # does the tokenizer put BOS in front by itself
     plain: bool = False  # the model has no template of its own; PLAIN_TEMPLATE is used
+    unk_token: str | None = None
+    pad_token: str | None = None
+    date: str = DEFAULT_DATE  # what the template's strftime_now tells of
 
+    @property
+    def asks_date(self) -> bool:
+        """Does the template ask for the date?"""
+        return asks_date(self.template)
+
+
+# Roles whose texts a template may cut at a mark, as some cut reasoning off. The document stands in a user's turn.
+_CUT = ("system", "assistant")
 
 Tokenize = Callable[[str, bool], list[int]]  # (text, control) -> ids, no BOS or EOS added
 
 
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> jinja2.Template:
-    """Compiling costs far more than rendering, and thousands of rows share a template."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(template)
+def asks_date(template: str) -> bool:
+    """Does a chat template ask for the date? Other hosts tell it today's."""
+    return "strftime_now" in template
 
 
-def _render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool) -> str:
+def _render(
+    chat: ChatFormat, turns: Sequence[Mapping[str, str]], stand_ins: StandIns | None, *, generation: bool
+) -> str:
     from jinja2 import TemplateError
 
+    from contract.chat_template import STAND_INS, compiled
+
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    special = {name: getattr(chat, name) for name in names if getattr(chat, name)}  # undefined where there is none
     try:
-        return _compiled(chat.template).render(
-            messages=[{"role": m.role, "content": m.content} for m in messages],
+        return compiled(chat.template, chat.date).render(
+            {STAND_INS: stand_ins},
+            messages=turns,
             add_generation_prompt=generation,
-            bos_token=chat.bos_token or "",
-            eos_token=chat.eos_token or "",
             tools=None,
             documents=None,
+            **special,
         )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+    except (
+        *(TemplateError, SyntaxError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
+        RecursionError,
+    ) as error:
         raise AssayError(
             "the chat template cannot be rendered",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {stand_ins.restored(str(error)) if stand_ins else error}",
             hint="fix the model's chat template or set prompt.template in the recipe",
         ) from None
 
@@ -149,29 +158,24 @@ def _merge_text(segments: Sequence[Segment]) -> list[Segment]:
 def render(chat: ChatFormat, messages: Sequence[Message], *, generation: bool = True) -> list[Segment]:
     """Render turns through the template, in a sandbox, into segments.
 
-    Message contents are rendered as stand-ins and put back afterwards, so nothing in them can become control.
+    Message contents are rendered as stand-ins and put back afterwards, so nothing in them can become control. That must
+    give what the template makes of the contents themselves.
 
     Raises:
-        AssayError: the template fails, or transforms message contents beyond trimming them.
+        AssayError: the template fails, transforms message contents beyond trimming them, or leaves out a part of a
+            user's. At a mark that is no special token it may cut a system's or an assistant's, as transformers does.
     """
     messages = [Message(m.role, m.content.strip()) for m in messages]
-    for message in messages:
-        if _OPEN in message.content or _CLOSE in message.content:
-            raise AssayError("the text holds the private-use characters U+F8F0 or U+F8F1", hint="remove them")
-    stand_ins = [Message(m.role, f"{_OPEN}{index}{_CLOSE}") for index, m in enumerate(messages)]
-    rendered = _render(chat, stand_ins, generation=generation)
+    stand_ins = StandIns(chat.special_tokens)
+    given = [{"role": m.role, "content": stand_ins.of(m.content, whole=m.role not in _CUT)} for m in messages]
+    rendered = _render(chat, given, stand_ins, generation=generation)
     segments: list[Segment] = []
-    for index, piece in enumerate(re.split(f"{_OPEN}([0-9]+){_CLOSE}", rendered)):
-        if index % 2:
-            segments.append(Segment(messages[int(piece)].content, False))
-        else:
-            segments += _split_control(piece, chat.special_tokens)
-    segments = _merge_text([segment for segment in segments if segment.text])
-    if "".join(s.text for s in segments) != _render(chat, messages, generation=generation):
-        raise AssayError(
-            "the chat template changes the text of messages, so a prompt cannot be told from its words",
-            hint="set prompt.template in the recipe to one that inserts message.content as it is",
-        )
+    for piece, is_text in stand_ins.pieces(rendered):
+        segments += [Segment(piece, False)] if is_text else _split_control(piece, chat.special_tokens)
+    segments = _merge_text(segments)
+    plain = [{"role": m.role, "content": m.content} for m in messages]
+    if "".join(s.text for s in segments) != _render(chat, plain, None, generation=generation):
+        raise changed_text()
     return segments
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError, did_you_mean
 from contract.example import Columns
 from contract.limits import GatePart, OnnxPrecision, Part, Quant
+from contract.pinned_date import DEFAULT_DATE, is_iso_date
 from contract.prompt import DEFAULT_USER, PromptSpec
 from contract.runtime import GenerateParams
 
@@ -81,6 +83,19 @@ class PromptPart(Part):
         description="A chat template that replaces the model's: Jinja text, a .jinja file, "
         'or "plain". Null keeps the model\'s own.',
     )
+    date: str = Field(
+        DEFAULT_DATE,
+        description="The day a chat template is told where it asks for today's: always this one (docs/templates.md).",
+    )
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _iso(cls, value: Any) -> Any:
+        if type(value) is datetime.date:  # what YAML makes of a day without quotes
+            value = value.isoformat()
+        if not is_iso_date(value):
+            raise ValueError("must be a day as 2024-07-26")
+        return value
 
     @model_validator(mode="after")
     def _one_document(self) -> PromptPart:
@@ -90,7 +105,7 @@ class PromptPart(Part):
 
     def spec(self) -> PromptSpec:
         """As the other rooms take it."""
-        return PromptSpec(self.user, self.system, self.language, self.template)
+        return PromptSpec(self.user, self.system, self.language, self.template, self.date)
 
 
 class LoraPart(Part):
@@ -288,7 +303,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise AssayError("no such recipe", where=str(path), hint="the ones that come with Assay are in recipes/")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a day that is none
         raise AssayError("the recipe is not YAML", where=str(path), got=str(error)) from None
     if not isinstance(values, dict):
         raise AssayError("the recipe is not a mapping of keys to values", where=str(path), got=type(values).__name__)

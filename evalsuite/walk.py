@@ -132,7 +132,9 @@ class Walk:
         for child in node.children:
             self._expect(child, self._child_key(child, key))
 
-    def _load(self, node: Node, merge_dtype: str | None = None, threads: int | None = None) -> Runtime:
+    def _load(
+        self, node: Node, spec: PromptSpec, merge_dtype: str | None = None, threads: int | None = None
+    ) -> Runtime:
         weights: dict[str | None, Weights] = {"w16": "w16", "nf4": "nf4"}
         dtypes: dict[str | None, Dtype] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
         return load_runtime(
@@ -141,13 +143,16 @@ class Walk:
             base_weights=weights.get(node.base_weights),
             merge_dtype=dtypes.get(merge_dtype),
             parallel=self.parallel,
+            date=spec.date,
         )
 
     def _visit(self, node: Node, key: str, above: Visit | None, reference: LogitsSpool | None) -> None:
         found = self.cache.get("node", key, Found)
         where = f" on {node.base_weights} weights" if node.base_weights else ""
         self.progress.say(f"{node.label}{where}: {'known already' if found else 'scoring …'}")
-        model = Model(partial(self._load, node))
+        # a root is asked as the recipe says; what is held against it says itself how it would be asked
+        spec = recorded_prompt(node.artifact) or above.targets.spec if above else self._spec(node)
+        model = Model(partial(self._load, node, spec))
         try:
             targets = above.targets if above else self._targets(node, key, model)
             keep = self._spool(node, key, targets, found.vocab_size if found else model().vocab_size)
@@ -331,7 +336,7 @@ class Walk:
         self.progress.say(f"{visit.node.label}: measurement noise, and what rounding to {dtype} costs by itself …")
         backwards = list(range(count))[::-1]
         pairs = visit.targets.pairs[:count]
-        model = self._load(visit.node, threads=1 if self.threads > 1 else 2)
+        model = self._load(visit.node, visit.targets.spec, threads=1 if self.threads > 1 else 2)
         try:
             [again] = score_against(model, pairs[::-1], [spool], batch=1, documents=backwards)
         finally:
@@ -352,12 +357,12 @@ class Walk:
         path = self.cache.logits_path(f"{visit.key}-rounding")
         spool = LogitsSpool(path, visit.found.vocab_size, [len(target) for _, target in pairs])
         try:
-            exact = self._load(visit.node, "float32")
+            exact = self._load(visit.node, visit.targets.spec, "float32")
             try:
                 score_against(exact, pairs, [], spool)
             finally:
                 exact.close()
-            rounded = self._load(visit.node, dtype)
+            rounded = self._load(visit.node, visit.targets.spec, dtype)
             try:
                 return score_against(rounded, pairs, [spool])[0]
             finally:

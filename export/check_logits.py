@@ -61,7 +61,7 @@ def check_logits(
     """
 
     spec = PromptSpec.from_dict(source.details["prompt"]) if "prompt" in source.details else PromptSpec()
-    words = source_words(source)
+    words = source_words(source, spec.date)
     both = words.form is not None
     context = context_of(source.folder)
     pairs = _pairs(words, spec, both, context)

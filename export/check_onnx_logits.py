@@ -59,7 +59,7 @@ def check_logits(folder: Path, paths: Mapping[str, Path], spec: PromptSpec, thre
     for precision, path in paths.items():
         found[precision] = {"noise": noise}
         try:
-            failed = _check(precision, path, expected, threads, found[precision])
+            failed = _check(precision, path, expected, spec.date, threads, found[precision])
         except CheckFailed as error:  # it is not even loaded, or stops while it runs
             failed = [Failure("not_loadable", ": ".join(filter(None, [error.what, error.got])))]
         if failed:
@@ -74,7 +74,9 @@ def check_logits(folder: Path, paths: Mapping[str, Path], spec: PromptSpec, thre
     return found
 
 
-def _check(precision: str, path: Path, expected: Reference, threads: int, found: dict[str, Any]) -> list[Failure]:
+def _check(
+    precision: str, path: Path, expected: Reference, date: str, threads: int, found: dict[str, Any]
+) -> list[Failure]:
     """What is wrong with one folder; its figures go into `found`, where the noise is already."""
     failed = []
     noise = found["noise"]
@@ -86,7 +88,7 @@ def _check(precision: str, path: Path, expected: Reference, threads: int, found:
     if precision == "fp16":
         failed += _overflow(*expected.largest)
     near = _limit(FP32_MAX_ABS, noise["max_abs"])
-    told, texts = _texts(path, expected, threads, near_tie=near if precision == "fp32" else None)
+    told, texts = _texts(path, expected, date, threads, near_tie=near if precision == "fp32" else None)
     found |= texts
     return failed + told
 
@@ -135,14 +137,14 @@ def _over_limit(precision: str, way: str, figures: dict[str, Any], noise: dict[s
 
 
 def _texts(
-    path: Path, expected: Reference, threads: int, *, near_tie: float | None
+    path: Path, expected: Reference, date: str, threads: int, *, near_tie: float | None
 ) -> tuple[list[Failure], dict[str, Any]]:
     """Ids and texts of the runtime that will serve the folder; None: other texts than torch's are no problem."""
     from runtimes import load_runtime
 
     failed = []
     told: dict[str, Any] = {"same_greedy": None, "same_beams": None}
-    runtime = load_runtime(open_artifact(path), threads=threads, provider="cpu")
+    runtime = load_runtime(open_artifact(path), threads=threads, provider="cpu", date=date)
     try:
         other = [row for row in expected.rows if row.messages and runtime.encode(row.messages) != list(row.prompt)]
         if other:

@@ -127,8 +127,8 @@ def recorded_splits(model: Artifact) -> dict[str, str]:
 
 def calibration_ids(plan: GgufPlan, source: Source, calibration: Calibration, tokens: int) -> list[int]:
     """Prompt and summary of one example after the other, as ids, until there are `tokens` of them or no more."""
-    chat = chat_format(source.folder)
     spec = PromptSpec.from_dict(source.details["prompt"]) if "prompt" in source.details else PromptSpec()
+    chat = chat_format(source.folder, date=spec.date)
     tokenize, bos = hf_tokenize(plan.tokenizer), plan.special.bos
     order = list(calibration.examples)
     random.Random(calibration.seed).shuffle(order)

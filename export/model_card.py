@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from contract.artifact import MANIFEST_FILE, Artifact, Parent, open_artifact
-from contract.artifact_prompt import prompt_of
+from contract.artifact_prompt import is_told_date, prompt_of
 from contract.errors import AssayError
 from contract.verdict import Verdict
 
@@ -40,6 +40,10 @@ _LANGUAGES = {
 _LICENSES = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gemma", "llama2"}
 _LICENSES |= {"llama3", "llama3.1", "llama3.2", "llama3.3", "openrail", "bigscience-openrail-m", "other", "unknown"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DATED = (
+    "\n\nThe chat template asks for today's date. In training, in every measurement and at `assay serve` it is told "
+    "{date}; other programs tell it the real one, which makes another prompt."
+)
 
 
 @dataclass(frozen=True)
@@ -196,12 +200,20 @@ def _opening(details: Mapping[str, Any], base: str | None) -> str:
 
 
 def _prompt(artifact: Artifact) -> str:
-    messages = prompt_of(artifact).messages("{document}")
+    spec = prompt_of(artifact)
+    messages = spec.messages("{document}")
     turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
     return (
         "## Prompt\n\nTrained with these words, through its chat template; others give other summaries.\n\n"
-        f"```text\n{turns}\n```"
+        f"```text\n{turns}\n```" + (_DATED.format(date=spec.date) if _asks_date(artifact) else "")
     )
+
+
+def _asks_date(artifact: Artifact) -> bool:
+    try:
+        return is_told_date(artifact)
+    except AssayError:  # whoever loads the file says what is wrong with it
+        return False
 
 
 def _scores(scores: CardScores | None) -> str:

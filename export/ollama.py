@@ -148,6 +148,8 @@ def _notes(counts: Standing | None, facts: GgufFacts, context: int) -> tuple[str
         notes.append(f"not proven: its verdict is {counts.state}")
     if facts.plain:
         notes.append("the file has no chat template; the built-in plain one is written, as assay serve uses it")
+    if facts.date:
+        notes.append(f"the chat template asks for the date; {facts.date} is written, which the model was made with")
     if facts.turns.place == "none":
         notes.append("the chat template takes no system turn; Ollama leaves out what a client sends as one")
     if context < facts.context_length:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class GgufFacts:
     cache_bytes: int  # of an f16 key-value cache, per token
     license_name: str | None
     plain: bool  # the file has no chat template
+    date: str | None  # where its template asks for the date: the one that stands in `turns` as text
 
 
 def gguf_facts(path: Path, spec: PromptSpec) -> GgufFacts:
@@ -37,6 +38,7 @@ def gguf_facts(path: Path, spec: PromptSpec) -> GgufFacts:
             Ollama would read that template's text as other ids.
     """
     with _vocabulary(path) as (model, vocab):
+        vocab.chat = replace(vocab.chat, date=spec.date)
         turns = go_turns(vocab.chat, spares_space=vocab.metadata(GGUF_SPARED_SPACE_KEY) == "true")
         _check_ids(path, vocab, turns)
         closing = completion_segments(vocab.chat, spec.messages("x"), "x")[-1].text
@@ -48,6 +50,7 @@ def gguf_facts(path: Path, spec: PromptSpec) -> GgufFacts:
             cache_bytes,
             vocab.metadata("general.license"),
             vocab.chat.plain,
+            vocab.chat.date if vocab.chat.asks_date else None,
         )
 
 

@@ -133,7 +133,8 @@ def rows_of(folder: Path, tokenizer: Any, spec: PromptSpec) -> list[Row]:
 
 
 def _causal_rows(folder: Path, tokenizer: Any, spec: PromptSpec) -> list[Row]:
-    chat, tokenize, bos = chat_format(folder), hf_tokenize(tokenizer), tokenizer.bos_token_id
+    chat = chat_format(folder, date=spec.date)
+    tokenize, bos = hf_tokenize(tokenizer), tokenizer.bos_token_id
     rows = []
     for document in _DOCUMENTS:
         messages = spec.messages(document)

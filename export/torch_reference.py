@@ -28,8 +28,8 @@ class SourceWords:
     form: Seq2SeqFormat | None  # of an encoder-decoder model
 
 
-def source_words(source: Source) -> SourceWords:
-    """Read them off the source's folder, as the torch runtimes do.
+def source_words(source: Source, date: str) -> SourceWords:
+    """Read them off the source's folder, as the torch runtimes do; its chat template is told `date`.
 
     Raises:
         AssayError: the tokenizer cannot be loaded.
@@ -49,7 +49,7 @@ def source_words(source: Source) -> SourceWords:
             declared,
             form,
         )
-    chat = chat_format(source.folder)
+    chat = chat_format(source.folder, date=date)
     return SourceWords(
         lambda messages: prompt_ids(chat, messages, tokenize, bos),
         lambda messages, text: completion_ids(chat, messages, text, tokenize, bos),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 from contract.artifact import Artifact
-from contract.artifact_prompt import gguf_string
+from contract.artifact_prompt import gguf_string, prompt_of
 from contract.errors import AssayError, NoEngineError
 from contract.runtime import Runtime
 
@@ -25,6 +26,7 @@ def load_runtime(
     kv_dtype: KvDtype = "f16",
     parallel: int = 8,
     provider: str | None = None,
+    date: str | None = None,
 ) -> Runtime:
     """Load an artifact into the engine that runs its kind: torch in float32, llama.cpp or onnxruntime.
 
@@ -38,9 +40,12 @@ def load_runtime(
         kv_dtype: llama.cpp only: dtype of the key-value cache (torch's is always float32).
         parallel: sequences run side by side at most.
         provider: onnxruntime only: the execution provider, "cpu" or "cuda". None takes ASSAY_ONNX_PROVIDER, else "cpu".
+        date: the day the chat template is told, as 2024-07-26. None takes what the artifact records, and where nothing
+            was recorded the default.
 
     Raises:
-        AssayError: the artifact's kind cannot be run, its files do not make a model, or its engine is not installed.
+        AssayError: the artifact's kind cannot be run, its prompt cannot be read, its files do not make a model, or its
+            engine is not installed.
     """
     if threads < 1 or parallel < 1:
         raise AssayError("threads and parallel must be at least 1", got=f"threads={threads}, parallel={parallel}")
@@ -63,8 +68,10 @@ def load_runtime(
                 context_length=context_length,
                 parallel=parallel,
             )
-            runtime = torch_runtime
-            plain = isinstance(torch_runtime, TorchRuntime) and torch_runtime.chat.plain
+            runtime, plain = torch_runtime, False
+            if isinstance(torch_runtime, TorchRuntime):
+                _tell_date(torch_runtime, artifact, date)
+                plain = torch_runtime.chat.plain
         case "gguf":
             if base_weights is not None or merge_dtype is not None:
                 raise AssayError(
@@ -83,6 +90,7 @@ def load_runtime(
                 llama_runtime = LlamaCppRuntime(
                     path, threads=threads, context_length=context_length, kv_dtype=kv_dtype, parallel=parallel
                 )
+                _tell_date(llama_runtime, artifact, date)
                 runtime, plain = llama_runtime, llama_runtime.chat.plain
         case "gguf-lora":
             raise NoEngineError(
@@ -103,13 +111,25 @@ def load_runtime(
             onnx_runtime = OnnxRuntime(
                 artifact, threads=threads, provider=provider, context_length=context_length, parallel=parallel
             )
-            runtime, plain = onnx_runtime, onnx_runtime.chat is not None and onnx_runtime.chat.plain
+            runtime, plain = onnx_runtime, False
+            if onnx_runtime.chat is not None:
+                _tell_date(onnx_runtime, artifact, date)
+                plain = onnx_runtime.chat.plain
     if plain:
         print(
             f"note: {artifact.name} has no chat template of its own; the plain completion format is used",
             file=sys.stderr,
         )
     return runtime
+
+
+def _tell_date(runtime: Any, artifact: Artifact, date: str | None) -> None:
+    """Let the chat template of a runtime that has one know which day it is."""
+    try:
+        runtime.chat = replace(runtime.chat, date=date or prompt_of(artifact).date)
+    except AssayError:
+        runtime.close()
+        raise
 
 
 def _not_installed(artifact: Artifact, error: ModuleNotFoundError, extra: str) -> AssayError:

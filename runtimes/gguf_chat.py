@@ -22,6 +22,7 @@ from contract.prompt import PLAIN_TEMPLATE, ChatFormat
 # llama.cpp adds ids to these by the look of their texts; what the file itself declares is only here
 _STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _BOS_KEY = "tokenizer.ggml.bos_token_id"
+_UNKNOWN_KEY, _PADDING_KEY = "tokenizer.ggml.unknown_token_id", "tokenizer.ggml.padding_token_id"
 _ATTR_UNKNOWN, _ATTR_CONTROL = 1, 8  # enum llama_token_attr
 
 
@@ -139,4 +140,6 @@ class GgufVocab:
             self._text(eos_id),
             bool(api.llama_vocab_get_add_bos(self._vocab)),
             plain=not template or template == PLAIN_TEMPLATE,
+            unk_token=self._text(self._declared(_UNKNOWN_KEY)),
+            pad_token=self._text(self._declared(_PADDING_KEY)),
         )

@@ -149,7 +149,8 @@ def make_encoder(folder: Path, spec: PromptSpec, max_length: int, tokenizer: Any
             got=str(max_length),
             expected=f"at most {context}",
         )
-    return Encoder(chat_format(folder, spec.template), spec, hf_tokenize(tokenizer), tokenizer.bos_token_id, max_length)
+    chat = chat_format(folder, spec.template, date=spec.date)
+    return Encoder(chat, spec, hf_tokenize(tokenizer), tokenizer.bos_token_id, max_length)
 
 
 def closing_id(encoder: RowEncoder[Any]) -> int:

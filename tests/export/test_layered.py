@@ -145,7 +145,7 @@ def test_the_reference_is_the_torch_runtimes(tmp_path: Path, adapter_folder: Pat
 
     for folder in (adapter_folder, make_t5(tmp_path / "t5")):
         source = opened(folder, tmp_path / f"{folder.name}-scratch")
-        words = source_words(source)
+        words = source_words(source, PromptSpec().date)
         runtime = load_runtime(
             open_artifact(folder), threads=1, base_weights="w16" if folder == adapter_folder else None
         )
