@@ -68,7 +68,8 @@ class Figures:
 
     def outcome(self, limits: Limits) -> Outcome | None:
         """pass, fail or inconclusive; None: nothing says no, but not all has been measured."""
-        decided = worst([reason.outcome for reason in self.reasons(limits)])
+        said = [reason.outcome for reason in self.reasons(limits)]
+        decided = worst(said) if said else "pass"
         timed = self.ms_per_token is not None or limits.ms_per_token is None
         return decided if decided != "pass" or (self.quality is not None and timed) else None
 

@@ -202,7 +202,7 @@ def _merging(results: Results, verdicts: dict[str, Verdict]) -> Answer:
     if not outcomes:
         return Answer(question, "Not judged", "none", tuple(lines))
     outcome = worst(outcomes)
-    if outcome == "pass" != worst(moved):
+    if outcome == "pass" and moved and worst(moved) != "pass":
         return Answer(question, "The merge is, the change of base before it is not", worst(moved), tuple(lines))
     short = {"pass": "Yes, within rounding", "fail": "No", "inconclusive": "It cannot be told"}[outcome]
     return Answer(question, short, outcome, tuple(lines))
