@@ -1,19 +1,18 @@
 """Folders on their way to be artifacts: whose they are, what a killed process left of them, how they get onto the disk.
 
-A draft of NAME is `.NAME.partial-TOKEN`, beside it, and beside the draft lies `.NAME.partial-TOKEN.lock`: a file that
-its process holds locked for as long as it lives, and that says on which boot of which machine that is. Process numbers
-say less: a container's first process is number 1 in every container, another machine's number may run here too, and
-numbers come again. So a draft is taken for abandoned only if it was made on this very boot of this machine, where locks
-are told truthfully even to other containers, and nobody holds its lock. Whatever else lies there is left alone: some
-file systems keep a lock from other machines' sight.
+A draft of NAME is `.NAME.partial-BOOT-TOKEN`, beside it: BOOT tells this start of this machine from every other, and
+the process that makes the draft holds the folder locked for as long as it lives. Process numbers say less: the first
+process of every container is number 1, another machine's number may run here too, and numbers come again. So a draft is
+taken for abandoned only if it was made on this very boot of this machine, where locks are told truthfully even to other
+containers, and nobody holds its lock. Whatever else lies there is left alone: many file systems keep a lock from other
+machines' sight.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
+import hashlib
 import os
-import platform
 import secrets
 import shutil
 import subprocess
@@ -23,9 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from glob import escape
 from pathlib import Path
-from typing import IO
 
-_LOCK = ".lock"
+_UNKNOWN = "unlocked"  # in BOOT's place: nobody can tell whether somebody works on it
 
 
 @dataclass
@@ -33,14 +31,14 @@ class HeldFolder:
     """A new, empty folder of this process; `release` removes it, if it still lies there, and lets go of its lock."""
 
     path: Path
-    _lock: Path
-    _file: IO[str]
+    _descriptor: int | None
 
     def release(self) -> None:
         """The folder was moved to its place, or is not wanted."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.unlink(missing_ok=True)
-        self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def hold_draft(place: Path) -> HeldFolder:
@@ -49,24 +47,25 @@ def hold_draft(place: Path) -> HeldFolder:
     Raises:
         OSError: it cannot be made.
     """
-    folder = place.with_name(f".{place.name}.partial-{secrets.token_hex(4)}")
-    lock = folder.with_name(folder.name + _LOCK)
-    file = lock.open("x", encoding="utf-8")
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except OSError:  # a file system without locks: what is left here is nobody's to remove
-            held = False
-        # written once the lock is held, so that whoever can read it may go by the lock
-        json.dump({"boot": boot_id(), "machine": platform.node(), "process": os.getpid(), "held": held}, file)
-        file.flush()
+    boot = _boot()
+    while boot is not None:
+        folder = _draft(place, boot)
         folder.mkdir()
-    except BaseException:
-        lock.unlink(missing_ok=True)
-        file.close()
-        raise
-    return HeldFolder(folder, lock, file)
+        descriptor = None
+        try:
+            descriptor = _locked(folder)
+            if descriptor is not None and _is(folder, descriptor):
+                return HeldFolder(folder, descriptor)
+        except FileNotFoundError:
+            continue  # as below
+        except OSError:  # a file system without locks
+            folder.rmdir()
+            boot = None
+        if descriptor is not None:  # somebody took the new folder for abandoned before it was locked
+            os.close(descriptor)
+    folder = _draft(place, _UNKNOWN)
+    folder.mkdir()
+    return HeldFolder(folder, None)
 
 
 def remove_abandoned(place: Path) -> None:
@@ -76,10 +75,16 @@ def remove_abandoned(place: Path) -> None:
     without locks, or of an earlier version of this program.
     """
     for folder in sorted(place.parent.glob(f".{escape(place.name)}.partial-*")):
-        if folder.name.endswith(_LOCK):
-            if not folder.with_name(folder.name.removesuffix(_LOCK)).exists():
-                _remove_if_free(folder, None)  # killed between its last two steps
-        elif folder.is_dir() and not _remove_if_free(folder.with_name(folder.name + _LOCK), folder):
+        boot = folder.name.rpartition(".partial-")[2].partition("-")[0]
+        descriptor = None
+        with suppress(OSError):
+            if boot == _boot():
+                descriptor = _locked(folder)
+                if descriptor is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(descriptor)
+                continue
+        if folder.is_dir():
             print(
                 f"note: {folder} is unfinished, and it cannot be told from here whether somebody works on it; "
                 "remove it if nobody does",
@@ -87,25 +92,35 @@ def remove_abandoned(place: Path) -> None:
             )
 
 
-def _remove_if_free(lock: Path, folder: Path | None) -> bool:
-    """Remove a draft and its lock if its process is gone. False: it cannot be told."""
+def _draft(place: Path, boot: str) -> Path:
+    return place.with_name(f".{place.name}.partial-{boot}-{secrets.token_hex(4)}")
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None where somebody else does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with lock.open("r+", encoding="utf-8") as file:
-            said = json.load(file)
-            if not isinstance(said, dict) or said.get("held") is not True:
-                return False
-            if boot_id() is None or said.get("boot") != boot_id():
-                return False
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True  # somebody works on it
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-    except (OSError, ValueError, RecursionError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is(folder: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
         return False
-    return True
+
+
+def _boot() -> str | None:
+    """Short enough for a name."""
+    boot = boot_id()
+    return None if boot is None else hashlib.sha256(boot.encode()).hexdigest()[:12]
 
 
 @cache
