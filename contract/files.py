@@ -24,7 +24,7 @@ def write_whole(path: Path, text: str, *, errors: str = "strict", durable: bool 
         text: all of it.
         errors: what to do with text that has no UTF-8 form, as in str.encode.
         durable: have it on the disk before this returns, so that a power cut leaves the old file or the new one too,
-            and never brings back what was replaced. A few milliseconds; for what can be lost it may be spared.
+            and never brings back what was replaced. Some 16 ms on a disk; spared for what can be lost.
     """
     partial = partial_of(path)
     try:
