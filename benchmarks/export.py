@@ -1,6 +1,6 @@
 """Merging and exporting against the usual ways: PEFT's merge, llama.cpp's converter and its quantizer; prints ratios.
 
-    python -m benchmarks.export [--llama-cpp FOLDER] [--work FOLDER] [--repeats 3] [--threads 2]
+    python -m benchmarks.export [--llama-cpp FOLDER] [--work FOLDER] [--repeats 3] [--threads N]
 
 Random weights in TinyLlama's 1.1 billion shape with a rank-16 adapter on all linear layers, in float16. Each side is a
 process of its own that starts from nothing and ends with `sync`; the sides take turns, and medians are compared. Memory
@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
+
+from contract.cpu import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
@@ -285,7 +287,7 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, default=named, help="llama.cpp's build, with its source in src")
     parser.add_argument("--work", type=Path, help="models are kept there, 2.9 GB; 8 GB more while it runs")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     ours = [target.ours for target in TARGETS]
     peers = ["peft", *(["convert", "quantize"] if options.llama_cpp else [])]

@@ -1,6 +1,6 @@
 """What an importance matrix changes at 2 to 4 bits: KL with one over KL without, three times, with intervals.
 
-    python -m benchmarks.imatrix [--run runs/tiny] [--documents 200] [--chunks 100] [--threads 2] [--types q4_k_m,…]
+    python -m benchmarks.imatrix [--run runs/tiny] [--documents 200] [--chunks 100] [--threads N] [--types q4_k_m,…]
 
 The merged model in torch is what every GGUF is held against: mean KL(merged‖GGUF) per token of the test split's
 reference summaries. The matrix is made three times, each from other training rows (seeds 0, 1, 2). A ratio below 1 says
@@ -20,6 +20,7 @@ import numpy as np
 
 from contract.artifact import Artifact, open_artifact
 from contract.artifact_prompt import prompt_of
+from contract.cpu import usable_cores
 from contract.example import Example, read_examples
 from evalsuite.distance import LogitsSpool, Pair, score_against
 from evalsuite.stats import interval_of_ratio
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "tiny", help="made by `make demo`")
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--chunks", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--types", default=",".join(TYPES))
     options = parser.parse_args()
     types = options.types.split(",")

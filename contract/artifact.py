@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from contract.drafts import remove_abandoned, sync, sync_path
+from contract.drafts import hold_draft, remove_abandoned, sync, sync_path
 from contract.errors import AssayError, listed
 from contract.failed import refuse_failed
 from contract.typed import from_json
@@ -443,8 +442,8 @@ def new_artifact(
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
-    partial.mkdir()
+    held = hold_draft(path)
+    partial = held.path
     draft = Draft(partial, path, kind, name, dict(details or {}))
     try:
         yield draft
@@ -476,4 +475,4 @@ def new_artifact(
             hint="make room, or give an --out on another disk" if full else None,
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        held.release()

@@ -1,7 +1,8 @@
-"""What this machine's processor says it can do: the instructions that kernels choose between."""
+"""What this machine's processor says it can do: the instructions that kernels choose between, and how many cores."""
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,3 +50,51 @@ def read_flags() -> tuple[str, set[str]]:
         values.setdefault(key.strip(), value.strip())
     flags = values.get("flags") or values.get("Features") or ""
     return values.get("model name") or platform.machine(), set(flags.split())
+
+
+def usable_cores(groups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many cores this process may use, at least 1: what an operator allotted it, not what the machine has.
+
+    Of the cores it may be scheduled on, no more than its control groups give it time for, rounded down: with 2.5
+    cores' time a third thread would wait, and all others for it.
+
+    Args:
+        groups: which control groups the process is in, as Linux says it.
+        mounts: where control groups are found.
+    """
+    # macOS tells only what there is
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(int(share) for share in _shares(groups, mounts))]))
+
+
+def _shares(groups: Path, mounts: Path) -> list[float]:
+    """Cores' worth of time that the process's group and those around it may use, where there is a limit."""
+    try:
+        lines = groups.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for line in lines:
+        _, controllers, group = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mounts / controllers if controllers else mounts
+        here = root / group.lstrip("/")
+        # a container may see its own group as the root, whatever it is called outside
+        for folder in dict.fromkeys((here, *here.parents, root)):
+            if folder.is_relative_to(root) and (share := _share(folder)) is not None:
+                found.append(share)
+    return found
+
+
+def _share(folder: Path) -> float | None:
+    """Of one group: cpu.max of version 2, or the quota and period of version 1, both in microseconds."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number: there is no limit
+        return None

@@ -42,6 +42,10 @@ class NoEngineError(AssayError):
     """Nothing here runs or reads this kind of artifact. It says nothing against the artifact itself."""
 
 
+class CannotLoadError(AssayError):
+    """The engine runs here, and does not load this file."""
+
+
 class ModelError(AssayError):
     """The model that was loaded fails at what it was rightly asked."""
 

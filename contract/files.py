@@ -10,23 +10,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from contract.drafts import partial_of, sync_path
 from contract.errors import AssayError
 
 Read = TypeVar("Read")
 
 
-def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
+def write_whole(path: Path, text: str, *, errors: str = "strict", durable: bool = True) -> None:
     """Write `text` as UTF-8 beside `path`, then rename: a reader sees the old file or the new one, never half of it.
 
     Args:
         path: the file; its folder exists.
         text: all of it.
         errors: what to do with text that has no UTF-8 form, as in str.encode.
+        durable: have it on the disk before this returns, so that a power cut leaves the old file or the new one too,
+            and never brings back what was replaced. Some 16 ms on a disk; spared for what can be lost.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = partial_of(path)
     try:
-        partial.write_text(text, encoding="utf-8", errors=errors)
+        with partial.open("w", encoding="utf-8", errors=errors) as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
+        if durable:
+            sync_path(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -320,6 +320,14 @@ def load_recipe(path: str | Path) -> Recipe:
     return _with_absolute_paths(recipe, path.resolve().parent)
 
 
+def run_folder(path: str | Path) -> Path:
+    """Where a recipe's run goes unless it is told: runs/STEM, after its file, as `make` has it too.
+
+    Not after the name in it: a copied recipe that kept its name would go into the first one's folder.
+    """
+    return Path("runs") / Path(path).stem
+
+
 def recipe_sha256(recipe: Recipe, *parts: str) -> str:
     """The sha256 of the recipe, or of the parts named: what a stage depends on."""
     values = recipe.model_dump(mode="json")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from contract.threads import threads_option
+
 if TYPE_CHECKING:
     from evalsuite.served.endpoint import Endpoint
 
@@ -24,7 +26,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--base", type=_FOLDER, help="The model before fine-tuning, to show whether training helped.")
 @click.option("--recipe", type=_FOLDER, help="Its prompt, limits and columns; default: what the artifacts recorded.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N documents only.")
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
+@threads_option()
 @click.option("--endpoint-model", metavar="NAME", help="Which model of the URL; default: the only one it has.")
 @click.option("--api-key-file", type=_FOLDER, help="Send the URL the key in this file.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Requests to the URL at a time; default: 1.")

@@ -13,8 +13,8 @@ Only one model is in memory at a time: the reference's logits wait on disk.
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.artifact import sha256_of
+from contract.drafts import partial_of
 from contract.errors import AssayError
+from contract.files import write_whole
 from contract.runtime import Runtime
 from evalsuite.results import Distance, Histogram, TargetSet
 from evalsuite.stats import exp, exp_interval, interval_of_ratio
@@ -35,6 +38,8 @@ Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, target ids
 _LOG10_EDGES = tuple(-12 + 0.5 * step for step in range(29))  # 1e-12 … 1e2 nats
 _MOST_DOCUMENTS = 2_000
 _MOST_POSITIONS = 128
+CHECKSUM = ".sha256"  # behind the name of a file of logits
+_sound: dict[Path, tuple[int, ...]] = {}  # files this process wrote or checked, as the system noted them then
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class TokenDistances:
 
 class LogitsSpool:
     """A reference's logits on disk: raw float32, document after document, read back one document at a time.
+
+    Beside it lies its sha256, taken while it was written: a file of an earlier process is read only where that agrees.
 
     Args:
         path: the file; it is there only once it is complete.
@@ -71,8 +78,8 @@ class LogitsSpool:
 
     @property
     def complete(self) -> bool:
-        """Is everything there?"""
-        return self._path.is_file() and self._path.stat().st_size == self.size_bytes
+        """Is everything there, as it was written?"""
+        return self._path.is_file() and self._path.stat().st_size == self.size_bytes and _is_as_written(self._path)
 
     def write(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Write what passes through, one [tokens, vocab_size] block per document.
@@ -106,6 +113,7 @@ class LogitsSpool:
     def remove(self) -> None:
         """Delete the file."""
         self._path.unlink(missing_ok=True)
+        checksum_path(self._path).unlink(missing_ok=True)
 
 
 def room_for(size_bytes: int, path: Path) -> bool:
@@ -114,16 +122,44 @@ def room_for(size_bytes: int, path: Path) -> bool:
 
 
 def spooled(path: Path, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Write blocks of logits to a file as they pass through; it is there once the last has passed."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    """Write blocks of logits to a file as they pass through; it and its checksum are there once the last has passed."""
+    partial, digest = partial_of(path), hashlib.sha256()
     try:
         with partial.open("wb") as file:
             for block in logits:
-                file.write(block.astype("float32", copy=False).tobytes())
+                written = block.astype("float32", copy=False).tobytes()
+                file.write(written)
+                digest.update(written)
                 yield block
+        write_whole(checksum_path(path), digest.hexdigest(), durable=False)
         partial.rename(path)
+        _sound[path.absolute()] = _seen(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def checksum_path(path: Path) -> Path:
+    """Where the sha256 of a file of logits is kept."""
+    return path.with_name(path.name + CHECKSUM)
+
+
+def _seen(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _is_as_written(path: Path) -> bool:
+    """Has the file the checksum beside it? It is read again only if this process neither wrote nor checked it."""
+    if _sound.get(path.absolute()) == _seen(path):
+        return True
+    try:
+        said = checksum_path(path).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
+    if said != sha256_of(path):
+        return False
+    _sound[path.absolute()] = _seen(path)
+    return True
 
 
 def token_distances(reference: np.ndarray, logits: np.ndarray, target: Sequence[int]) -> TokenDistances:

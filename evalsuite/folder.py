@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from contract.artifact import MANIFEST_FILE, MEASURED_FOLDER, Artifact, open_artifact, sha256_of
+from contract.drafts import hold_draft, remove_abandoned, sync, sync_path
 from contract.errors import AssayError, listed
 from contract.files import write_whole
 from contract.history import Evaluation, finish
@@ -120,10 +121,9 @@ def write_evaluation(
 
     refuse_foreign_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}.partial-*"):  # of a process that was killed
-        if Path("/proc").is_dir() and not Path("/proc", left.name.rpartition("-")[2]).exists():
-            shutil.rmtree(left, ignore_errors=True)
-    made = out.parent / f".{out.name}.partial-{os.getpid()}"
+    remove_abandoned(out)
+    held = hold_draft(out)
+    made = held.path
     try:
         (made / PREDICTIONS_FOLDER).mkdir(parents=True)
         for label, rows in predictions.items():
@@ -137,13 +137,15 @@ def write_evaluation(
         write_report(told, made / REPORT_FILE)
         write_plots(results, made / PLOTS_FOLDER)
         write_pdf(told, made / PDF_FILE)
+        sync(made)  # while the figures change, the verdict file says that the evaluation is not finished
         for folder in (PREDICTIONS_FOLDER, PLOTS_FOLDER, SIGNED_FOLDER):  # what was signed was of the old figures
             shutil.rmtree(out / folder, ignore_errors=True)
         for name in (PREDICTIONS_FOLDER, PLOTS_FOLDER, CSV_FILE, REPORT_FILE, PDF_FILE, METRICS_FILE):
             (made / name).rename(out / name)
+        sync_path(out)  # the figures are there before the new verdict
         finish(out / VERDICT_FILE, finished)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        held.release()
     return finished
 
 

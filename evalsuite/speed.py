@@ -1,4 +1,4 @@
-"""Latency and memory of one artifact, in a process of its own: python -m evalsuite.speed < question.json > answer.json
+"""Latency and memory of one artifact, in its own process: python -P -m evalsuite.speed < question.json > answer.json
 
 Greedy decoding, one document at a time, a fixed number of output tokens (stop ids ignored), after one warm-up. Time per
 output token is (total - first token) / (tokens - 1) for each document, as vLLM's serving benchmark defines it; p50 and
@@ -9,7 +9,6 @@ with its libraries included, because that is what a machine must have.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
+from contract.own_process import own_environment, own_module
 from contract.runtime import GenerateParams
 from evalsuite.results import Speed
 
@@ -43,16 +43,14 @@ def measure_speed(artifact: Artifact, prompts: Sequence[Sequence[int]], threads:
         "threads": threads,
         "prompts": [list(ids) for ids in prompts[:DOCUMENTS]],
     }
-    home = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "evalsuite.speed"],
+            own_module("evalsuite.speed"),
             input=json.dumps(question),
             text=True,
             capture_output=True,
             timeout=_TIMEOUT_S,
-            env=environment,
+            env=own_environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -368,7 +368,7 @@ class Walk:
             finally:
                 rounded.close()
         finally:
-            path.unlink(missing_ok=True)
+            spool.remove()
 
 
 def _merges(node: Node) -> list[Node]:

@@ -11,6 +11,7 @@ import click
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.example import read_examples
+from contract.threads import threads_option
 from export.lora_gguf_cli import lora_gguf
 from export.ollama_cli import ollama_command
 from export.onnx_cli import onnx_command
@@ -67,7 +68,7 @@ export.add_command(onnx_command)
     type=click.IntRange(min=1),
     help="Chunks of 512 tokens the matrix is computed from, at most; 100 by default.",
 )
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
+@threads_option()
 @click.option("--name", help="Name of the files; the model's own by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def gguf(

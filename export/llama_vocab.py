@@ -30,6 +30,7 @@ class LlamaVocab:
             params.vocab_only = True
             self._model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
             if not self._model:
+                # llama.cpp gives no code; its words decide which line is shown, and which name is suggested
                 errors = [line for line in log if "error" in line]
                 said = (errors[0] if errors else "".join(log[-4:])).strip()
                 unknown = re.search(r"unknown pre-tokenizer type: '(.*)'", said)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from contract.artifact import open_artifact
+from contract.threads import threads_option
 
 
 @click.command("onnx")
@@ -33,7 +34,7 @@ from contract.artifact import open_artifact
     is_flag=True,
     help="Refuse a precision some weights cannot take, and int8 in 7 bits (CPUs without VNNI).",
 )
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
+@threads_option()
 @click.option("--name", help="Name of the artifacts; the model's own by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def onnx_command(

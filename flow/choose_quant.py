@@ -16,6 +16,7 @@ from contract.example import Example, sha256_of_rows
 from contract.files import write_whole
 from contract.groups import group
 from evalsuite.cache import CACHE_FOLDER, KEEP_LOGITS_BYTES, Cache
+from evalsuite.distance import checksum_path
 from evalsuite.gate import FEWEST_DOCUMENTS
 from flow.quant_bench import Bench, Settings
 from flow.quant_limits import Figures, Limits
@@ -157,6 +158,7 @@ def _drop_large_logits(folder: Path) -> None:
     if sum(path.stat().st_size for path in logits) > KEEP_LOGITS_BYTES:
         for path in logits:
             path.unlink()
+            checksum_path(path).unlink(missing_ok=True)
 
 
 def _fits(figures: Figures, limits: Limits) -> bool:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from contract.threads import threads_option
+
 if TYPE_CHECKING:
     from contract.recipe import Recipe
     from flow.run import Stage
@@ -24,13 +26,17 @@ def with_base(recipe: Recipe, model: str | None) -> Recipe:
 
 @click.command("run")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/NAME]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The run folder. [default: runs/STEM, of RECIPE's file name]",
+)
 @click.option("--data", metavar="FILE_OR_DIR", help="Examples, in place of the recipe's.")
 @click.option("--model", metavar="BASE", help="Base model, in place of the recipe's.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
 )
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@threads_option()
 @click.option(
     "--until",
     type=click.Choice(["adapter", "merged", "gguf", "onnx", "eval"]),
@@ -50,14 +56,12 @@ def run_command(
     as_json: bool,
 ) -> None:
     """From RECIPE to proven exports: train, merge, GGUF, ONNX, evaluate. What is there and valid is not done again."""
-    from contract.recipe import load_recipe
+    from contract.recipe import load_recipe, run_folder
     from flow.run import refuse_until, run_recipe
 
     loaded = with_base(load_recipe(recipe), model)
     refuse_until(loaded, until)
-    result = run_recipe(
-        loaded, out or Path("runs") / loaded.name, data=data, device=device, threads=threads, until=until
-    )
+    result = run_recipe(loaded, out or run_folder(recipe), data=data, device=device, threads=threads, until=until)
     if as_json:
         click.echo(json.dumps(result.as_json()))
     else:

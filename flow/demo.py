@@ -11,7 +11,9 @@ import urllib.request
 from pathlib import Path
 
 from contract.errors import AssayError
+from contract.own_process import own_environment
 from flow.shipped import shipped
+from serve import SERVING_ON
 
 
 def ask(run: Path, artifact: Path) -> dict[str, str]:
@@ -26,6 +28,7 @@ def ask(run: Path, artifact: Path) -> dict[str, str]:
         [str(Path(sys.executable).with_name("assay")), "serve", str(artifact), "--port", "0"],
         stderr=subprocess.PIPE,
         text=True,
+        env=own_environment(),
     )
     try:
         url = _url(server)
@@ -50,9 +53,8 @@ def _url(server: subprocess.Popen[str]) -> str:
     try:
         for line in server.stderr:
             said.append(line.rstrip())
-            at = line.find("http://")
-            if at >= 0:
-                return line[at:].split()[0].rstrip("/")
+            if line.startswith(SERVING_ON):
+                return line.removeprefix(SERVING_ON).strip()
     finally:
         timer.cancel()
     raise AssayError("the server did not come up", got="\n    ".join(said[-8:]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.artifact import open_artifact
-from contract.cpu import read_flags
+from contract.cpu import read_flags, usable_cores
 from contract.errors import AssayError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def try_recipe(findings: dict[str, Any], recipe: Recipe, data: str | None) -> di
     from trainer.data import load_splits
 
     try:
-        seconds = round(preflight(recipe, load_splits(recipe, data)), 1)
+        seconds = round(preflight(recipe, load_splits(recipe, data), threads=usable_cores()), 1)
     except AssayError as error:
         return findings | {"preflight_s": None, "problems": [*findings["problems"], str(error)]}
     return findings | {"preflight_s": seconds}

@@ -23,11 +23,12 @@ class Ledger:
     def __init__(self, run: Path) -> None:
         self.run = run
         self._path = run / _FILE
+        self._stages: dict[str, dict[str, str]]
         try:
-            self._stages: dict[str, dict[str, str]] = json.loads(self._path.read_text(encoding="utf-8"))
+            self._stages = _stages(json.loads(self._path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             self._stages = {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise AssayError(
                 "the run's list of stages cannot be read",
                 where=str(self._path),
@@ -66,6 +67,18 @@ class Ledger:
         aside.parent.mkdir(parents=True, exist_ok=True)
         current.rename(aside)
         return aside
+
+
+def _stages(value: Any) -> dict[str, dict[str, str]]:
+    """What the file says, if it is what `Ledger.note` writes; ValueError where it is anything else."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not an object of stages")
+    for stage, noted in value.items():
+        if not isinstance(noted, dict) or set(noted) != {"key", "digest"}:
+            raise ValueError(f"stage {stage!r} has not a key and a digest")
+        if not all(isinstance(text, str) for text in noted.values()):
+            raise ValueError(f"stage {stage!r}: key and digest are not both texts")
+    return value
 
 
 def key_of(**parts: Any) -> str:

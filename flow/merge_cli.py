@@ -9,6 +9,7 @@ from typing import Literal, cast
 import click
 
 from contract.artifact import open_artifact
+from contract.threads import threads_option
 
 _EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "dialogues" / "valid.jsonl"
 
@@ -40,7 +41,7 @@ _EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "dialogues" / "v
     help="Documents to choose the base by (--base auto), and to see whether a T5 or BART runs in float16; "
     "default: the embedded ones.",
 )
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="For what --data is for.")
+@threads_option("For what --data is for.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def merge(
     adapter: Path,

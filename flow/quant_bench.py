@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact import MEASURED_FOLDER, Artifact
-from contract.errors import AssayError
+from contract.artifact import MEASURED_FOLDER, Artifact, sha256_of
+from contract.errors import AssayError, CannotLoadError
 from contract.example import Example, sha256_of_rows
 from contract.runtime import GenerateParams
 from evalsuite.cache import Cache
@@ -188,11 +188,15 @@ class Bench:
         from export.imatrix import MadeMatrix
 
         known = self._cache.get("matrix", self._matrix_key, _MatrixRecord)
-        if known is not None and self._matrix_file.is_file():
+        if known is not None and self._is_the_matrix(known):
             return MadeMatrix(self._matrix_file, known.record)
         self._matrix_file.unlink(missing_ok=True)
         assert self.settings.imatrix is not None
         return self.settings.imatrix
+
+    def _is_the_matrix(self, known: _MatrixRecord) -> bool:
+        """Is the file that lies there the one that was computed?"""
+        return self._matrix_file.is_file() and sha256_of(self._matrix_file) == known.record.get("sha256")
 
     def _compare(self, quant: str) -> None:
         """Hold the type's logits, and its summaries where those are asked for, against the model's."""
@@ -225,7 +229,7 @@ class Bench:
 
     def _refuse_unloadable(self, quant: str, error: AssayError) -> None:
         """Raises `error` where it says nothing of the type."""
-        if error.what != "llama.cpp cannot load the file":
+        if not isinstance(error, CannotLoadError):
             raise error
         self._learn(quant, refused=_sentence(error))
 

@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as api
 import numpy as np
 
 from contract.cpu import this_cpu
-from contract.errors import AssayError
+from contract.errors import AssayError, CannotLoadError
 
 BATCH_TOKENS = 512
 _OUTPUT_BYTES = 64 << 20  # logits of one batch
@@ -38,7 +38,8 @@ def load_model(path: Path, *, encoder: bool = False) -> Any:
         encoder: has the model an encoder beside its decoder?
 
     Raises:
-        AssayError: the file is truncated or damaged, llama.cpp does not know the architecture, or its kind is another.
+        CannotLoadError: the file is truncated or damaged, or llama.cpp does not know the architecture.
+        AssayError: its kind is another.
     """
     api.llama_backend_init()
     api.llama_log_set(_keep_log, ctypes.c_void_p(0))
@@ -51,8 +52,9 @@ def load_model(path: Path, *, encoder: bool = False) -> Any:
     params.use_extra_bufts = "amx_int8" not in this_cpu().features
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
+        # llama.cpp gives no code; which of its lines is shown is all that its words decide
         said = [line for line in _log if "error" in line] or list(_log)
-        raise AssayError(
+        raise CannotLoadError(
             "llama.cpp cannot load the file",
             where=str(path),
             got=said[0] if said else "no reason",

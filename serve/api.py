@@ -42,7 +42,7 @@ class SummarizeResponse(BaseModel):
     total_ms: float
     model: str
     digest: str
-    proven: bool
+    proven: bool  # true exactly where the header says so: a proven artifact, asked in the judged way
 
 
 class TextPart(Request):

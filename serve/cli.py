@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from contract.threads import threads_option
+
 _ARTIFACT = click.argument("artifact", type=click.Path(path_type=Path))
-_THREADS = click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
+_THREADS = threads_option()
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -89,6 +91,7 @@ def serve(
     from contract.errors import AssayError
     from serve import signature
     from serve.proof import UnprovenError, refuse_spoken_against, refuse_unproven
+    from serve.unchanged import fingerprint
 
     if bundle and not require_signature:
         raise click.UsageError("--bundle is for --require-signature: a signature without a trusted key proves nothing")
@@ -103,6 +106,9 @@ def serve(
             expected="gguf or onnx",
             hint="assay export gguf MODEL --out DIR --quant q4_k_m, or assay export onnx MODEL --out DIR",
         )
+    before = fingerprint(opened)
+    if opened.foreign:  # its digest was computed before anything was noted of its files
+        opened.verify()
     proven = True
     if require_signature:
         signature.refuse_unsigned(opened, require_signature, bundle)
@@ -119,5 +125,14 @@ def serve(
 
     from serve.start import start
 
-    start(opened, proven=proven, host=host, port=port, api_key_file=api_key_file, threads=threads, context=context)
+    start(
+        opened,
+        proven=proven,
+        before=before,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        threads=threads,
+        context=context,
+    )
     sys.stderr.write("stopped\n")

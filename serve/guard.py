@@ -1,4 +1,4 @@
-"""What every request passes first: the API key and the size limit; and the header that says what is proven."""
+"""What every request passes first: the API key and the size limit; and the header that every response bears."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from serve.judged import PROVEN_HEADER, mark_of
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -17,11 +19,36 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 OPEN_PATHS = ("/healthz",)  # answered without a key, so that a container's health check needs none
 
 
+class Marked:
+    """The outermost ASGI layer: every response says whether the text in it is proven, also one to a defect of ours.
+
+    A route says "true" of the text it made; whatever else a response is, nothing in it was judged. Of an artifact that
+    is not `proven` nothing can say so.
+    """
+
+    def __init__(self, app: App, *, proven: bool) -> None:
+        self._app, self._proven = app, proven
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let a request through, and mark its response."""
+        name = PROVEN_HEADER.encode()
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                said = [value for header, value in message.get("headers", ()) if header.lower() == name]
+                mark = mark_of(proven=self._proven, judged=said == [b"true"] and message["status"] == 200)
+                others = [header for header in message.get("headers", ()) if header[0].lower() != name]
+                message = {**message, "headers": [*others, (name, mark.encode())]}
+            await send(message)
+
+        await self._app(scope, receive, send_marked)
+
+
 class Guard:
     """ASGI middleware. `api_key` None: everybody may ask. `max_body_bytes`: larger bodies are answered with 413."""
 
-    def __init__(self, app: App, *, api_key: bytes | None, max_body_bytes: int, proven: bool) -> None:
-        self._app, self._api_key, self._max_body_bytes, self._proven = app, api_key, max_body_bytes, proven
+    def __init__(self, app: App, *, api_key: bytes | None, max_body_bytes: int) -> None:
+        self._app, self._api_key, self._max_body_bytes = app, api_key, max_body_bytes
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -31,12 +58,6 @@ class Guard:
         headers = dict(scope["headers"])
         too_large = f"a request may have {self._max_body_bytes} bytes"
         received_bytes = 0
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                mark = b"true" if self._proven else b"false"
-                message["headers"] = [*message.get("headers", ()), (b"x-assay-proven", mark)]
-            await send(message)
 
         async def receive_limited() -> Message:
             nonlocal received_bytes
@@ -49,7 +70,7 @@ class Guard:
 
         if not self._allowed(scope["path"], headers.get(b"authorization", b"")):
             await _refuse(
-                send_marked,
+                send,
                 401,
                 "invalid_api_key",
                 "give the API key as Authorization: Bearer KEY",
@@ -58,9 +79,9 @@ class Guard:
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._max_body_bytes:
-            await _refuse(send_marked, 413, "request_too_large", too_large, (b"connection", b"close"))
+            await _refuse(send, 413, "request_too_large", too_large, (b"connection", b"close"))
             return
-        await self._app(scope, receive_limited, send_marked)
+        await self._app(scope, receive_limited, send)
 
     def _allowed(self, path: str, authorization: bytes) -> bool:
         if self._api_key is None or path in OPEN_PATHS:

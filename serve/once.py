@@ -14,6 +14,7 @@ from contract.artifact_prompt import prompt_of
 from contract.errors import AssayError
 from contract.prompt import Message
 from contract.runtime import Completion, GenerateParams, Runtime
+from serve.blank import refuse_blank
 from serve.fit import answer_tokens
 
 
@@ -60,8 +61,7 @@ def summarize(path: Path, document: str, *, max_new_tokens: int | None, threads:
     Raises:
         AssayError: the document is empty, or does not fit the context (it is never cut).
     """
-    if not document.strip():
-        raise AssayError("the document is empty")
+    refuse_blank(document)
     artifact = open_artifact(path, verify=True)
     messages = prompt_of(artifact).messages(document)
     params = GenerateParams.recorded(artifact.details)

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from contract.errors import AssayError, ModelError, NoEngineError, did_you_mean
-from contract.prompt import PromptSpec
+from contract.prompt import Message, PromptSpec
 from contract.runtime import Completion, GenerateParams
+from serve import SERVING_ON
 from serve.api import (
     FINISH_REASON,
     MAX_SEED,
@@ -34,8 +35,10 @@ from serve.api import (
     error_body,
     usage,
 )
+from serve.blank import refuse_blank
 from serve.fit import DoesNotFitError
-from serve.guard import Guard
+from serve.guard import App, Guard, Marked
+from serve.judged import PROVEN_HEADER, as_judged, mark_of
 from serve.worker import BusyError, CancelledJobError, Job, Started, Worker
 
 MAX_BODY_BYTES = 8 << 20
@@ -53,13 +56,21 @@ class Served:
     params: GenerateParams  # how its summaries are written, where the request asks for nothing else
     proven: bool
 
+    def judged(self, messages: Sequence[Message], params: GenerateParams) -> bool:
+        """Will this be written as the texts were that the verdict is about?"""
+        return as_judged(messages, params, self.prompt, self.params)
+
+    def marked(self, judged: bool) -> dict[str, str]:
+        """The header of a response with a text."""
+        return {PROVEN_HEADER: mark_of(proven=self.proven, judged=judged)}
+
 
 def create_app(
     worker: Worker, served: Served, *, api_key: bytes | None = None, max_body_bytes: int = MAX_BODY_BYTES
-) -> FastAPI:
+) -> App:
     """The application over a worker, which stays the caller's to close."""
     app = FastAPI(title="Assay", docs_url=None, redoc_url=None)  # the docs pages would load scripts from elsewhere
-    app.add_middleware(Guard, api_key=api_key, max_body_bytes=max_body_bytes, proven=served.proven)
+    app.add_middleware(Guard, api_key=api_key, max_body_bytes=max_body_bytes)
     _add_error_handlers(app)
     started_s = int(time.time())
 
@@ -81,11 +92,14 @@ def create_app(
         return {"object": "list", "data": [card]}
 
     @app.post("/summarize")
-    async def summarize(body: SummarizeRequest, request: Request) -> SummarizeResponse:
-        job = worker.submit(
-            served.prompt.messages(body.document), body.max_new_tokens or served.params.max_new_tokens, served.params
-        )
+    async def summarize(body: SummarizeRequest, request: Request, response: Response) -> SummarizeResponse:
+        refuse_blank(body.document)
+        messages = served.prompt.messages(body.document)
+        params = replace(served.params, max_new_tokens=body.max_new_tokens or served.params.max_new_tokens)
+        judged = served.judged(messages, params)
+        job = worker.submit(messages, params.max_new_tokens, params)
         begun, completion = await _finish(job, request)
+        response.headers.update(served.marked(judged))
         return SummarizeResponse(
             summary=completion.text.strip(),
             stop=completion.stop,
@@ -96,7 +110,7 @@ def create_app(
             total_ms=round(completion.total_ms, 3),
             model=served.name,
             digest=served.digest,
-            proven=served.proven,
+            proven=served.proven and judged,
         )
 
     @app.post("/v1/chat/completions")
@@ -113,7 +127,11 @@ def create_app(
             stop=body.stop_strings,
             seed=body.seed if body.seed is not None else secrets.randbelow(MAX_SEED),
         )
-        job = worker.submit([message.as_message() for message in body.messages], body.limit, params)
+        messages = [message.as_message() for message in body.messages]
+        # who asks as /summarize does, and names no limit, gets what /summarize gives: the judged length
+        own_length = replace(params, max_new_tokens=body.limit or served.params.max_new_tokens)
+        judged = served.judged(messages, own_length)
+        job = worker.submit(messages, own_length.max_new_tokens if judged else body.limit, params)
         head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -129,16 +147,17 @@ def create_app(
             return StreamingResponse(
                 _chunks(job, events, request, head, begun, with_usage),
                 media_type="text/event-stream",
-                headers={"Cache-Control": "no-cache"},
+                headers={"Cache-Control": "no-cache", **served.marked(judged)},
             )
         begun, completion = await _finish(job, request)
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": FINISH_REASON[completion.stop], "logprobs": None}
         return JSONResponse(
-            {**head, "object": "chat.completion", "choices": [choice], "usage": usage(begun.prompt_tokens, completion)}
+            {**head, "object": "chat.completion", "choices": [choice], "usage": usage(begun.prompt_tokens, completion)},
+            headers=served.marked(judged),
         )
 
-    return app
+    return Marked(app, proven=served.proven)
 
 
 @asynccontextmanager
@@ -313,7 +332,7 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, bound: socket.socket) -> None:
+def run(app: App, bound: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then let what is under way finish and return. The URL goes to stderr.
 
     Raises:
@@ -324,7 +343,7 @@ def run(app: FastAPI, bound: socket.socket) -> None:
         bound.listen(128)
     except OSError as error:
         raise _unusable(host, port, error) from None
-    print(f"serving on {url_of(bound)}", file=sys.stderr, flush=True)
+    print(f"{SERVING_ON}{url_of(bound)}", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -11,6 +11,7 @@ from contract.artifact_prompt import prompt_of
 from contract.runtime import GenerateParams
 from runtimes import load_runtime
 from serve.server import Served, create_app, open_socket, run
+from serve.unchanged import Fingerprint, refuse_changed
 from serve.worker import Worker
 
 
@@ -18,6 +19,7 @@ def start(
     artifact: Artifact,
     *,
     proven: bool,
+    before: Fingerprint,
     host: str,
     port: int,
     api_key_file: Path | None,
@@ -26,8 +28,19 @@ def start(
 ) -> None:
     """Serve until stopped by a signal. The address and the key are looked at before the model is loaded.
 
+    Args:
+        artifact: what was hashed.
+        proven: has it a passing verdict?
+        before: its `serve.unchanged.fingerprint` from before it was hashed.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        api_key_file: holds the key to ask every client for.
+        threads: CPU threads.
+        context: tokens of prompt and answer; None takes the model's own.
+
     Raises:
-        AssayError: the address is taken, the key file is unusable, or the model cannot be loaded.
+        AssayError: the address is taken, the key file is unusable, the model cannot be loaded, or its files changed
+            since they were hashed.
     """
     api_key = read_api_key(api_key_file) if api_key_file else None
     params = GenerateParams.recorded(artifact.details)
@@ -36,6 +49,7 @@ def start(
         closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1)) as runtime,
         closing(Worker(runtime)) as worker,
     ):
+        refuse_changed(artifact, before)
         own = params.within(runtime.target_length)
         served = Served(artifact.name, artifact.digest, prompt_of(artifact), own, proven)
         run(create_app(worker, served, api_key=api_key), bound)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contract.drafts import sync_path
 from contract.errors import AssayError
+from contract.files import alone
 
 MARKER_FILE = "complete.json"
 LOG_FILE = "training_log.jsonl"
@@ -26,12 +29,34 @@ class Checkpoint:
 
     def log(self) -> list[dict[str, Any]]:
         """The training log up to this step."""
-        return [json.loads(line) for line in (self.path / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+        path = self.path / LOG_FILE
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is not an object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise _unreadable(path, error) from None
+        return rows
 
 
 def work_folder(out: Path) -> Path:
     """Where a training that will write `out` keeps its checkpoints: beside it, hidden."""
     return out.parent / f".{out.name}.training"
+
+
+@contextmanager
+def at_work(work: Path) -> Iterator[None]:
+    """Hold the work folder, which is made where it is missing: a second training would remove the first one's files.
+
+    Raises:
+        AssayError: another training works there.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    refusal = AssayError(
+        "another training is under way here", where=str(work), hint="wait for it, or give another --out"
+    )
+    with alone(work / ".lock", refusal):
+        yield
 
 
 def seal(
@@ -54,12 +79,35 @@ def seal(
 
 
 def complete_checkpoints(work: Path) -> list[Checkpoint]:
-    """The checkpoints with a marker, oldest first. A folder without one was never finished, whatever its number."""
-    found = []
-    for marker in work.glob(f"checkpoint-*/{MARKER_FILE}"):
-        body = json.loads(marker.read_text(encoding="utf-8"))
-        found.append(Checkpoint(marker.parent, body["step"], body["validation_loss"], body["fingerprint"]))
+    """The checkpoints with a marker, oldest first. A folder without one was never finished, whatever its number.
+
+    Raises:
+        AssayError: a marker says something else than `seal` writes.
+    """
+    found = [_read(marker) for marker in work.glob(f"checkpoint-*/{MARKER_FILE}")]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _read(marker: Path) -> Checkpoint:
+    try:
+        body = json.loads(marker.read_text(encoding="utf-8"))
+        if not isinstance(body, dict) or set(body) != {"step", "validation_loss", "fingerprint"}:
+            raise ValueError("it has not a step, a validation_loss and a fingerprint")
+        step, loss, fingerprint = body["step"], body["validation_loss"], body["fingerprint"]
+        if type(step) is not int or type(loss) not in (int, float) or not isinstance(fingerprint, dict):
+            raise ValueError("its step, validation_loss or fingerprint is of another type")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(marker, error) from None
+    return Checkpoint(marker.parent, step, loss, fingerprint)
+
+
+def _unreadable(path: Path, error: Exception) -> AssayError:
+    return AssayError(
+        "a checkpoint of the unfinished training cannot be read",
+        where=str(path),
+        got=str(error),
+        hint=f"remove that checkpoint, and the training goes on from the one before: rm -r {path.parent}",
+    )
 
 
 def best_of(checkpoints: list[Checkpoint]) -> Checkpoint:

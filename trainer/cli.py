@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from contract.threads import threads_option
+
 if TYPE_CHECKING:
     from contract.recipe import Recipe
     from trainer.data import Splits
@@ -36,7 +38,11 @@ def data(recipe: str, data: str | None, model: str | None, as_json: bool) -> Non
 
 @click.command()
 @click.argument("recipe")
-@click.option("--out", metavar="DIR", help="Where the adapter goes; default runs/NAME/adapter.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Where the adapter goes. [default: runs/STEM/adapter, of RECIPE's file name]",
+)
 @click.option("--data", "data", metavar="FILE_OR_DIR", help="Replaces the recipe's data.")
 @click.option("--model", "model", metavar="BASE", help="Replaces the recipe's base model.")
 @click.option("--resume", is_flag=True, help="Go on from the newest complete checkpoint.")
@@ -47,7 +53,7 @@ def data(recipe: str, data: str | None, model: str | None, as_json: bool) -> Non
     show_default=True,
     help="auto takes CUDA where there is one.",
 )
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@threads_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train(
     recipe: str,
@@ -60,12 +66,13 @@ def train(
     as_json: bool,
 ) -> None:
     """Fine-tune an adapter."""
+    from contract.recipe import run_folder
     from trainer.data import load_splits
     from trainer.report import adapter_text
     from trainer.train import train_adapter
 
     chosen = _recipe(recipe, model)
-    folder = Path(out) if out else Path("runs") / chosen.name / "adapter"
+    folder = Path(out) if out else run_folder(recipe) / "adapter"
     artifact = train_adapter(chosen, load_splits(chosen, data), folder, resume=resume, device=device, threads=threads)
     if as_json:
         click.echo(

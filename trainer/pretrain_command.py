@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from contract.cpu import usable_cores
 from trainer.pretrain_corpus import read_corpus
 
 STEPS = 2000
@@ -22,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     until.add_argument("--minutes", type=float)
     parser.add_argument("--probe", type=Path, help="questions of unseen names, asked at the end")
     parser.add_argument("--start", type=Path, help="train this model further instead of a new one")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError
 from contract.model_folder import is_encoder_decoder, license_of, resolve_model
-from trainer.checkpoint import LOG_FILE, Checkpoint, best_of, complete_checkpoints, prepare, work_folder
+from trainer.checkpoint import LOG_FILE, Checkpoint, at_work, best_of, complete_checkpoints, prepare, work_folder
 from trainer.data import Splits
 from trainer.order import evaluation_steps, step_count, training_order
 
@@ -80,27 +80,29 @@ def train_adapter(
     base = open_artifact(folder)
     if base.kind != "merged":
         raise AssayError("the base is not a plain model folder", where=str(folder), got=base.kind)
-    with _quiet():
-        import torch
+    work = work_folder(out)
+    with ExitStack() as held:
+        with _quiet():
+            import torch
 
-        from trainer.model import choose_device
+            from trainer.model import choose_device
 
-        torch.set_num_threads(threads)
-        device = choose_device(device, recipe.train, folder)
-        plan = _make_plan(recipe, splits, folder)
-        work = work_folder(out)
-        fingerprint = _fingerprint(recipe, splits, base)
-        newest = prepare(work, fingerprint, resume=resume)
-        try:
-            facts, figures = _train(recipe, plan, work, fingerprint, newest, device)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(error) from None
-        except RuntimeError as error:
-            if "DefaultCPUAllocator" in str(error) or "out of memory" in str(error):
+            torch.set_num_threads(threads)
+            device = choose_device(device, recipe.train, folder)
+            plan = _make_plan(recipe, splits, folder)
+            fingerprint = _fingerprint(recipe, splits, base)
+            held.enter_context(at_work(work))
+            newest = prepare(work, fingerprint, resume=resume)
+            try:
+                facts, figures = _train(recipe, plan, work, fingerprint, newest, device)
+            except torch.OutOfMemoryError as error:
                 raise _out_of_memory(error) from None
-            raise
-    figures["wall_time_s"] = time.monotonic() - started
-    return _write(recipe, splits, base, plan, work, out, facts, figures)
+            except RuntimeError as error:
+                if _lacked_memory(error):
+                    raise _out_of_memory(error) from None
+                raise
+        figures["wall_time_s"] = time.monotonic() - started
+        return _write(recipe, splits, base, plan, work, out, facts, figures)
 
 
 def _make_plan(recipe: Recipe, splits: Splits, folder: Path) -> _Plan:
@@ -307,6 +309,11 @@ def _quiet() -> Iterator[None]:
         transformers.logging.disable_progress_bar()
         datasets.disable_progress_bars()
         yield
+
+
+def _lacked_memory(error: RuntimeError) -> bool:
+    """torch has a class of its own for a device's memory only; of the host's it says no more than these words."""
+    return "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)
 
 
 def _out_of_memory(error: RuntimeError) -> AssayError:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from contract.threads import threads_option
+
 if TYPE_CHECKING:
     from evalsuite.metrics.bertscore import BertScorer
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--layer", type=click.IntRange(min=1), help="The encoder's layer; required with ENCODER_DIR.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write a line per summary to this file.")
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads of BERTScore.")
+@threads_option("CPU threads of BERTScore.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def score_command(
     predictions: Path,

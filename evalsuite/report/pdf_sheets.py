@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from contract.drafts import partial_of
 from evalsuite.report.font import REPLACEMENT, Face, font_of, printable, text_width
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Sheets:
         """Number the pages and write them, whole or not at all; the same pages give the same bytes."""
         from matplotlib.backends.backend_pdf import PdfPages
 
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        partial = partial_of(path)
         try:
             with PdfPages(partial, metadata={"Title": title, "CreationDate": None}) as pdf:
                 for index, figure in enumerate(self.figures):

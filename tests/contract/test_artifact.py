@@ -15,6 +15,7 @@ import pytest
 
 from contract.artifact import new_artifact, open_artifact, refuse_existing
 from contract.errors import AssayError
+from tests.contract.test_drafts import abandon
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,13 +132,6 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         open_artifact(tmp_path)
 
 
-def test_a_draft_left_by_an_earlier_process_of_our_number_is_removed(tmp_path: Path) -> None:
-    (tmp_path / f".a.partial-{os.getpid()}").mkdir()  # as in a container, where every process is number 1
-    (tmp_path / ".a.partial-mine").mkdir()
-    make(tmp_path / "a")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.partial-mine", "a"]
-
-
 def test_a_gguf_artifact_without_its_file_is_one_message(tmp_path: Path) -> None:
     with new_artifact(tmp_path / "a", "gguf", "m") as draft:
         (draft.path / "config.json").write_text("{}")
@@ -186,8 +180,7 @@ def test_only_a_full_disk_is_called_full(tmp_path: Path, number: int, full: bool
 
 @pytest.mark.parametrize("name", ["a**b", "a[1]", "a?"])
 def test_names_that_look_like_patterns(tmp_path: Path, name: str) -> None:
-    left = tmp_path / f".{name}.partial-{os.getpid()}"
-    left.mkdir()
+    abandon(tmp_path / name)
     make(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

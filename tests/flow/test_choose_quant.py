@@ -204,6 +204,30 @@ def test_an_importance_matrix_is_computed_once(
         choose(model, tmp_path / "none", limits=Limits(kl_nats=9.0), quants=quants)
 
 
+def test_a_matrix_that_was_changed_meanwhile_is_computed_again(
+    tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, computed = export.imatrix.make_imatrix, []
+
+    def counts(*given: Any, **settings: Any) -> dict[str, Any]:
+        computed.append(1)
+        return real(*given, **settings)
+
+    monkeypatch.setattr(export.imatrix, "make_imatrix", counts)
+    train = [Example(f"t{index}", example.document, example.references) for index, example in enumerate(examples(12))]
+    model = with_details(llama_folder, tmp_path / "merged", data_sha256={"train": sha256_of_rows(train)})
+    given: dict[str, Any] = {"limits": Limits(kl_nats=1e-9), "settings": replace(ONE, imatrix=Calibration(train, 1))}
+    assert choose(model, tmp_path / "out", quants=["q4_0"], **given).winner is None
+    [matrix] = (tmp_path / "out" / ".selection").glob("imatrix.gguf")
+    whole = matrix.read_bytes()
+    assert choose(model, tmp_path / "out", quants=["q4_0", "q2_k"], **given).winner is None
+    assert len(computed) == 1
+    matrix.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert choose(model, tmp_path / "out", quants=["q4_0", "q3_k_s"], **given).winner is None
+    assert len(computed) == 2
+    assert matrix.read_bytes() == whole
+
+
 def test_an_adapter_is_held_against_itself_on_the_stored_base(tmp_path: Path, llama_folder: Path) -> None:
     peft = make_adapter(tmp_path / "peft", llama_folder, seed=5)
     adapter = make_adapter_artifact(tmp_path / "adapter", llama_folder, peft, quant="nf4")

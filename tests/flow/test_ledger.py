@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,43 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_broken_ledger_is_one_message(tmp_path: Path) -> None:
-    (tmp_path / "stages.json").write_text("{")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"3",
+        b"null",
+        b'"merged"',
+        b"[" * 200_000,
+        b'{"merged": "done"}',
+        b'{"merged": null}',
+        b'{"merged": ["key", "digest"]}',
+        b'{"merged": {"key": "k"}}',
+        b'{"merged": {"key": "k", "digest": "d", "more": "m"}}',
+        b'{"merged": {"key": "k", "digest": 3}}',
+        b'{"merged": {"key": null, "digest": "d"}}',
+    ],
+)
+def test_a_broken_ledger_is_one_message(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "stages.json").write_bytes(content)
+    with pytest.raises(AssayError, match="cannot be read") as refusal:
+        Ledger(tmp_path)
+    assert refusal.value.exit_code == 2
+    assert "stages.json" in str(refusal.value)
+    assert (tmp_path / "stages.json").read_bytes() == content
+
+
+def test_a_folder_in_the_ledgers_place_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "stages.json").mkdir()
     with pytest.raises(AssayError, match="cannot be read"):
         Ledger(tmp_path)
+
+
+def test_what_is_noted_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
+    Ledger(tmp_path).note("merged", "k", "d")
+    assert synced == [(tmp_path / "stages.json").stat().st_ino, tmp_path.stat().st_ino]
