@@ -12,6 +12,7 @@ from contract.shares import NONE_SEEN, documents_for_share, unseen_share
 
 if TYPE_CHECKING:
     from contract.limits import GatePart
+    from contract.recipe import Recipe
 
 FEWEST_DOCUMENTS = 20  # fewer never pass, whatever was found
 CHANGED_SUMMARY_POINTS = 20.0  # of ROUGE-L: by so much a summary that changes is taken to differ where few did
@@ -46,6 +47,20 @@ class SampleReport:
         numbers = [need.documents for need in self.needs]
         return None if None in numbers else max((number for number in numbers if number is not None), default=0)
 
+    def as_text(self) -> str:
+        """The same for people: one line, and one more for each limit that cannot be shown."""
+        unseen = f"A fault in fewer than {100 * self.unseen_share:.2g}% of documents would not be seen."
+        if not self.unshown:
+            return f"Test documents: {self.documents}, enough for every limit ({self.fewest} are). {unseen}"
+        lines = [
+            f"Test documents: {self.documents}, too few for some limits: their checks will be inconclusive, even where "
+            f"nothing is lost. {unseen}"
+        ]
+        for need in self.unshown:
+            number = f"{need.documents:,} documents" if need.documents else "no number of documents is enough"
+            lines.append(f"  {need.code} {need.limit:g} ({', '.join(need.labels)}): {number}")
+        return "\n".join(lines)
+
     def as_dict(self) -> dict[str, object]:
         """As `assay data --json` prints it."""
         return {**asdict(self), "fewest": self.fewest, "unshown": [asdict(need) for need in self.unshown]}
@@ -63,6 +78,14 @@ def sample_report(
         tokens_per_summary: of the reference summaries, on average; None leaves top-1 out, which counts tokens.
     """
     return SampleReport(documents, unseen_share(max(1, documents)), tuple(_needs(gate, labels, tokens_per_summary)))
+
+
+def recipe_sample(recipe: Recipe, documents: int, tokens_per_summary: float | None = None) -> SampleReport:
+    """The same for everything that a recipe requires and exports."""
+    gguf, onnx = recipe.export.gguf, recipe.export.onnx
+    made = [*(gguf.quants if gguf else ()), *(ONNX_LABEL + name for name in (onnx.precisions if onnx else ()))]
+    labels = list(dict.fromkeys([*recipe.gate.require, *made]))
+    return sample_report(recipe.gate, labels, documents, tokens_per_summary)
 
 
 def _needs(gate: GatePart, labels: Sequence[str], tokens: float | None) -> Iterator[Need]:
