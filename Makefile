@@ -67,7 +67,7 @@ bench-export: $(READY) ## Merging and exporting against PEFT and, with LLAMA_CPP
 bench-onnx: $(READY) ## Our ONNX loop, Optimum's and, with GENAI=PYTHON of an environment that has it, onnxruntime-genai
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.onnx $(if $(GENAI),--genai $(GENAI))
 
-bench-coverage: $(READY) ## How often the gate is wrong: the table of docs/proof.md, simulated in a minute or two
+bench-coverage: $(READY) ## How often the gate is wrong: the table of docs/proof.md, simulated in two minutes
 	$(BIN)/python -m benchmarks.coverage
 
 test: $(READY) ## Run the tests

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from contract.limits import GatePart
+from contract.limits import GatePart, Quant
 from contract.sample_size import sample_report
 from contract.verdict import Outcome, worst
 from evalsuite.distance import TokenDistances, summarize
@@ -56,14 +56,15 @@ def kl(part: float, spread: float = 1.0, *, varied: bool = False) -> Draw:
     return one
 
 
-def top1(part: float) -> Draw:
-    """This part of the tokens that may have another first choice have one; documents differ (beta-binomial, ρ 0.05)."""
+def top1(part: float, quant: Quant = "q4_k_m", alike: float = 0.05) -> Draw:
+    """This part of the tokens that may have another first choice have one; those of a document are `alike` (ρ)."""
+    limit = 1 - GATE.quant[quant].min_top1_agreement
+    size = 1 / alike - 1
 
     def one(random: np.random.Generator, n: int) -> Outcome:
-        tokens, mean = lengths(random, n), part * (1 - LIMITS.min_top1_agreement)
-        differ = random.binomial(tokens.astype(int), random.beta(mean * 19, (1 - mean) * 19, n)).astype(float)
-        found = interval_of_costs(differ.tolist(), tokens.tolist(), least_jump=1.0)
-        return at_most(found, 1 - LIMITS.min_top1_agreement)
+        tokens, mean = lengths(random, n), part * limit
+        differ = random.binomial(tokens.astype(int), random.beta(mean * size, (1 - mean) * size, n)).astype(float)
+        return at_most(interval_of_costs(differ.tolist(), tokens.tolist(), least_jump=1.0), limit)
 
     return one
 
@@ -86,6 +87,16 @@ def rouge(part: float, changed: float = 0.5, spread: float = 1.5) -> Draw:
         mean = part * LIMITS.max_rouge_l_loss / changed
         deviation = math.sqrt((spread * LIMITS.max_rouge_l_loss) ** 2 / changed - mean**2 * (1 - changed))
         differ = (random.random(n) < changed) * random.normal(-mean, deviation, n)
+        return non_inferior(difference_of_rouge(differ.tolist(), [0.0] * n), LIMITS.max_rouge_l_loss)
+
+    return one
+
+
+def rouge_in_few(share: float) -> Draw:
+    """All that may be lost is lost by this share of the summaries, the others stay as they are."""
+
+    def one(random: np.random.Generator, n: int) -> Outcome:
+        differ = (random.random(n) < share) * (-LIMITS.max_rouge_l_loss / share)
         return non_inferior(difference_of_rouge(differ.tolist(), [0.0] * n), LIMITS.max_rouge_l_loss)
 
     return one
@@ -124,14 +135,29 @@ AT_LIMIT: dict[str, Draw] = {
     "ROUGE-L": rouge(1),
 }
 QUARTER: dict[str, Draw] = {
-    "EOS": eos(0.05 / 4),
     "KL: lognormal, σ 1": kl(0.25),
     "the same, lengths vary": kl(0.25, varied=True),
     "the same with σ 1.5": kl(0.25, 1.5, varied=True),
     "top-1": top1(0.25),
     "perplexity": perplexity(0.25),
-    "ROUGE-L": rouge(0.25),
+    "ROUGE-L, spread 1.5 times the limit": rouge(0.25),
     "no document is ruined": with_ruined(0.0, 0.0, 0.25),
+}
+
+
+# The gate does not keep to 3.5% here: a heavier tail than it was calibrated on, and faults in few documents.
+NOT_COVERED: dict[str, Draw] = {
+    "KL: lognormal, σ 1.5": kl(1, 1.5),
+    "top-1 of f16 (0.5%), ρ 0.2": top1(1, "f16", 0.2),
+    "ROUGE-L: 5% of the summaries lose it all": rouge_in_few(0.05),
+}
+# Rare faults and wide spreads, for which 120 documents may be too few.
+HARDER: dict[str, Draw] = {
+    "EOS": eos(0.05 / 4),
+    "top-1 of f16 (0.5%), ρ 0.02": top1(0.25, "f16", 0.02),
+    "top-1 of f32 (0.1%), ρ 0.02": top1(0.25, "f32", 0.02),
+    "ROUGE-L, spread 2 times the limit": rouge(0.25, spread=2.0),
+    "ROUGE-L, spread 2.5 times the limit": rouge(0.25, spread=2.5),
 }
 
 
@@ -160,22 +186,23 @@ def best_of_eos(n: int, level: float = 0.035) -> float:
 
 def table(simulations: int, seed: int) -> Iterator[str]:
     """The lines that are printed."""
-    yield "at the limit: % that pass / fail" + " " * 12 + "".join(f"{f'n={n}':>12}" for n in SIZES)
-    for name, draw in AT_LIMIT.items():
-        found = [shares(draw, n, simulations, seed) for n in SIZES]
-        yield f"  {name:<42}" + "".join(f"{f'{100 * p:.1f} / {100 * f:.1f}':>12}" for p, f in found)
-    yield "3% of the documents ruined, the mean twice the limit: % that pass"
+    for title, draws in (("at the limit", AT_LIMIT), ("at the limit, not covered", NOT_COVERED)):
+        yield f"{f'{title}: % that pass / fail':<44}" + "".join(f"{f'n={n}':>12}" for n in SIZES)
+        for name, draw in draws.items():
+            found = [shares(draw, n, simulations, seed) for n in SIZES]
+            yield f"  {name:<42}" + "".join(f"{f'{100 * p:.1f} / {100 * f:.1f}':>12}" for p, f in found)
+    yield "3% of the documents ruined, the mean twice the limit, the others at a tenth of it: % that pass"
     times, part = (2 - 0.97 * 0.1) / 0.03, 0.1
     found = [shares(with_ruined(0.03, times, part), n, simulations, seed) for n in SIZES]
     yield f"  {'KL and the count of ruined documents':<42}" + "".join(f"{100 * p:>12.1f}" for p, _ in found)
     yield f"  {'0.97^n: no check can do better':<42}" + "".join(f"{100 * 0.97**n:>12.1f}" for n in SIZES)
-    yield f"at a quarter of the limit, n={ENOUGH}: % that pass"
-    for name, draw in QUARTER.items():
-        passed, _ = shares(draw, ENOUGH, simulations, seed)
-        most = f"   (the best test there can be: {100 * best_of_eos(ENOUGH):.1f})" if name == "EOS" else ""
-        yield f"  {name:<42}{100 * passed:>12.1f}{most}"
-    for n in (250, 300):
-        yield f"  {f'EOS, n={n}':<42}{100 * shares(QUARTER['EOS'], n, simulations, seed)[0]:>12.1f}"
+    sizes = (ENOUGH, 250, 300)
+    for title, draws in (("a quarter of the limit", QUARTER), ("a quarter of the limit, harder", HARDER)):
+        yield f"{f'{title}: % that pass':<44}" + "".join(f"{f'n={n}':>12}" for n in sizes)
+        for name, draw in draws.items():
+            passed = [shares(draw, n, simulations, seed)[0] for n in sizes]
+            yield f"  {name:<42}" + "".join(f"{100 * p:>12.1f}" for p in passed)
+    yield f"  {'EOS by the best test there can be':<42}" + "".join(f"{100 * best_of_eos(n):>12.1f}" for n in sizes)
     yield f"the least n that can pass under the default limits, where nothing is lost ({TOKENS} tokens a summary)"
     for need in sample_report(GATE, LABELS, ENOUGH, TOKENS).needs:
         yield f"  {need.code:<18} limit {need.limit:<8g} {need.documents:>5}   {', '.join(need.labels)}"
