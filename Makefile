@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run train merge export-gguf export-onnx eval-all serve ollama bench bench-export bench-onnx test check tiny-base tiny-t5-base tiny-bart-base dialogues clean
+.PHONY: help setup demo run train merge export-gguf export-onnx eval-all serve ollama bench bench-export bench-onnx bench-coverage test check tiny-base tiny-t5-base tiny-bart-base dialogues clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9 -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ bench-export: $(READY) ## Merging and exporting against PEFT and, with LLAMA_CPP
 
 bench-onnx: $(READY) ## Our ONNX loop, Optimum's and, with GENAI=PYTHON of an environment that has it, onnxruntime-genai
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.onnx $(if $(GENAI),--genai $(GENAI))
+
+bench-coverage: $(READY) ## How often the gate is wrong: the table of docs/proof.md, simulated in two minutes
+	$(BIN)/python -m benchmarks.coverage
 
 test: $(READY) ## Run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile

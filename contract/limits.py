@@ -151,6 +151,13 @@ class GatePart(Part):
         le=0.5,
         description="Share of summaries that may stop ending by themselves, against the model it was made from.",
     )
+    max_ruined_share: float = Field(
+        0.003,
+        ge=0,
+        le=0.1,
+        description="Share of documents that may be ruined, which the mean over all hides: their own mean KL is beyond "
+        "20 times the limit. Passes if none is seen, else if the exact 95% interval lies within.",
+    )
     merge: MergeLimits = Field(MergeLimits(), description="Merge fidelity.")
     base_change: BaseChangeLimits = Field(BaseChangeLimits(), description="NF4-trained adapter on 16-bit weights.")
     quant: dict[Quant, QuantLimits] = Field(

@@ -27,8 +27,9 @@ from contract.drafts import partial_of
 from contract.errors import AssayError
 from contract.files import write_whole
 from contract.runtime import Runtime
-from evalsuite.results import Distance, Histogram, TargetSet
-from evalsuite.stats import exp, exp_interval, interval_of_ratio
+from evalsuite.judged import interval_of_change, interval_of_costs
+from evalsuite.results import Distance, Histogram, Interval, TargetSet
+from evalsuite.stats import exp, exp_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, target ids
 
 _LOG10_EDGES = tuple(-12 + 0.5 * step for step in range(29))  # 1e-12 … 1e2 nats
-_MOST_DOCUMENTS = 2_000
 _MOST_POSITIONS = 128
 CHECKSUM = ".sha256"  # behind the name of a file of logits
 _sound: dict[Path, tuple[int, ...]] = {}  # files this process wrote or checked, as the system noted them then
@@ -246,9 +246,10 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
         raise AssayError("no distance without finite tokens", got=f"{bad} of {bad + sum(counts)} are not finite")
     kl = np.concatenate([document.kl for document in documents])
     delta_p = np.concatenate([document.delta_p for document in documents])
-    kl_mean = interval_of_ratio([float(d.kl.sum()) for d in documents], counts)
-    top1 = interval_of_ratio([float(d.same_top.sum()) for d in documents], counts)
-    log_ratio = interval_of_ratio([float((d.log_p_reference - d.log_p).sum()) for d in documents], counts)
+    kl_mean = interval_of_costs([max(0.0, float(d.kl.sum())) for d in documents], counts)
+    other = interval_of_costs([float(len(d.kl) - d.same_top.sum()) for d in documents], counts, least_jump=1.0)
+    top1 = Interval(1 - other.mean, max(0.0, 1 - other.high), 1 - other.low, other.n)
+    log_ratio = interval_of_change([float((d.log_p_reference - d.log_p).sum()) for d in documents], counts)
     nlls = -np.concatenate([document.log_p for document in documents])
     nlls_reference = -np.concatenate([document.log_p_reference for document in documents])
     nll, nll_reference = float(nlls.mean()), float(nlls_reference.mean())
@@ -278,7 +279,7 @@ def summarize(target_set: TargetSet, documents: Sequence[TokenDistances]) -> Dis
         log_perplexity_ratio_se=math.sqrt(float((nlls - nlls_reference).var()) / degrees),
         log_perplexity_covariance=float(((nlls - nll) * (nlls_reference - nll_reference)).mean()) / degrees,
         kl_histogram=_histogram(kl),
-        kl_by_document=tuple(float(d.kl.mean()) for d in documents[:_MOST_DOCUMENTS]),
+        kl_by_document=tuple(float(d.kl.mean()) for d in documents),
         kl_by_position=tuple(float(values.mean()) for values in positions),
         count_by_position=tuple(len(values) for values in positions),
     )

@@ -1,15 +1,16 @@
 """The gate: from scores and limits to verdicts. A pure function; nothing is read, run or written here.
 
-Figures with an interval are judged by all of it: pass if the whole 95% interval (bootstrap over documents) is within
-the limit, fail if all of it is beyond, otherwise inconclusive. Task scores are judged by non-inferiority. Merge
-fidelity is arithmetic, not sampling, and is judged by its mean. Fewer than 20 documents never pass, and what was
-compared with an artifact that did not pass does not pass either. What was not measured has not passed.
+Figures with an interval are judged by all of it: pass if the whole 95% interval (evalsuite/judged.py) is within the
+limit, fail if all of it is beyond, otherwise inconclusive. Ruined documents, which a mean hides, are counted
+(evalsuite/ruined.py). Task scores are judged by non-inferiority. Merge fidelity is arithmetic, not sampling, and is
+judged by its mean. Fewer than 20 documents never pass, and what was compared with an artifact that did not pass does
+not pass either. What was not measured has not passed.
 
 Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
-merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold, base_change_top1_greedy,
-base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
-eos_rate_loss, too_few_documents, no_limits, not_measured, no_reference,
-lineage_not_found, reference_not_passed; of an endpoint served_digest_differs,
+merge_kl_greedy, merge_ruined_documents, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold,
+base_change_top1_greedy, base_change_ruined_documents, base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy,
+top1_gold, top1_greedy, ruined_documents, perplexity_ratio, rouge_l_loss, eos_rate_loss, too_few_documents, no_limits,
+not_measured, no_reference, lineage_not_found, reference_not_passed; of an endpoint served_digest_differs,
 served_prompt_tokens_differ, served_truncated, served_control_text, served_text_differs, served_stop_differs,
 served_rouge_l_loss; of what has no figures at all not_loadable.
 """
@@ -20,15 +21,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from contract.sample_size import FEWEST_DOCUMENTS
+from contract.shares import documents_for_share
 from contract.verdict import Above, Outcome, Reason, Verdict, worst
 from evalsuite.results import Comparison, Interval, Results, Row, Unloadable
+from evalsuite.ruined import ruined_documents
 from evalsuite.served.gate import told_counts
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
 if TYPE_CHECKING:
     from contract.limits import GatePart
 
-FEWEST_DOCUMENTS = 20
 KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked to be nearer than this
 
 
@@ -156,7 +159,7 @@ def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reaso
             yield from _merge(comparison, gate)
         case "base_change":
             limits = gate.base_change
-            yield from _distances(comparison, "base_change_", limits.max_kl_nats, limits.min_top1_agreement)
+            yield from _distances(comparison, "base_change_", limits.max_kl_nats, limits.min_top1_agreement, gate)
             yield from _rouge(comparison, "base_change_rouge_l_loss", limits.max_rouge_l_loss)
         case "quantization":
             yield from _quantization(row, comparison, gate)
@@ -214,12 +217,14 @@ def _ids(ids: Sequence[int]) -> str:
 
 def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
     noise = {entry.target_set: entry for entry in comparison.noise}
+    limits = []
     for distance in comparison.distances:
         floor = noise.get(distance.target_set)
         if floor is None:
             yield Reason("no_limits", "inconclusive", "the noise that a merge is held against was not measured")
             continue
         limit = KL_FLOOR_NATS + floor.self_noise_kl + gate.merge.rounding_multiple * floor.rounding_kl
+        limits.append(limit)
         outcome: Outcome = "pass" if distance.kl.mean <= limit else "fail"
         text = (
             f"mean KL(adapter‖merged) {distance.kl.mean:.3g} nats on {distance.target_set} targets; allowed "
@@ -237,6 +242,8 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
             distance.kl.low,
             distance.kl.high,
         )
+    if limits and len(limits) == len(comparison.distances):
+        yield ruined_documents("merge_ruined_documents", comparison.distances, limits, gate.max_ruined_share)
 
 
 def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
@@ -244,7 +251,7 @@ def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[
     if limits is None:
         yield Reason("no_limits", "inconclusive", f"the recipe has no limits for {row.quant or 'an unknown type'}")
         return
-    yield from _distances(comparison, "", limits.max_kl_nats, limits.min_top1_agreement)
+    yield from _distances(comparison, "", limits.max_kl_nats, limits.min_top1_agreement, gate)
     for distance in comparison.distances:
         if distance.target_set == "gold":
             ratio = distance.perplexity_ratio
@@ -273,6 +280,7 @@ def _serving(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
         limits.min_same_text,
         "share",
         f"{served.same_text.mean:.1%} of the texts are those of {comparison.reference_label}{parted}, at least",
+        _least_documents(1 - served.same_text.mean, 1 - limits.min_same_text, served.same_text.n),
     )
     if text.outcome != "pass" and not comparison.prompt_ids_differ + served.truncated + served.counts_unreported:
         cause = "; prompts agree, so look for other weights, or for a repeat penalty that the server sets by itself"
@@ -290,11 +298,12 @@ def _serving(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
             "share",
             f"{served.same_stop.mean:.1%} of the texts stopped for the same reason as those of "
             f"{comparison.reference_label}, at least",
+            _least_documents(1 - served.same_stop.mean, 1 - limits.min_same_text, served.same_stop.n),
         )
     yield from _rouge(comparison, "served_rouge_l_loss", limits.max_rouge_l_loss)
 
 
-def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float) -> Iterator[Reason]:
+def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float, gate: GatePart) -> Iterator[Reason]:
     other = f"{comparison.reference_label}" if not prefix else f"{comparison.reference_label} on its training base"
     kl_code = f"{prefix}kl" if prefix else "kl_mean"
     for distance in comparison.distances:
@@ -315,6 +324,9 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
             "share",
             f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, at least",
         )
+    if comparison.distances:
+        limits = [max_kl] * len(comparison.distances)
+        yield ruined_documents(f"{prefix}ruined_documents", comparison.distances, limits, gate.max_ruined_share)
 
 
 def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]:
@@ -327,12 +339,26 @@ def _loss(code: str, difference: Interval, margin: float, unit: str, what: str, 
     outcome = non_inferior(difference, margin)
     loss = Interval(0.0 - difference.mean, 0.0 - difference.high, 0.0 - difference.low, difference.n)  # never -0
     text = f"{what}: {loss.mean:+.3g} {unit} lost against {comparison.reference_label}, at most"
-    return _reason(code, outcome, loss, margin, unit, text)
+    needed = _least_documents(loss.mean, margin, loss.n) if unit == "share" else None
+    return _reason(code, outcome, loss, margin, unit, text, needed)
 
 
-def _reason(code: str, outcome: Outcome, found: Interval, limit: float, unit: str, text: str) -> Reason:
+def _reason(
+    code: str, outcome: Outcome, found: Interval, limit: float, unit: str, text: str, needed: str | None = None
+) -> Reason:
+    """`needed`: how many documents would decide, where that is known exactly."""
     text = f"{text} {limit:g} (95% interval {found.low:.3g} to {found.high:.3g}, {found.n} documents)"
     if outcome == "inconclusive":
-        needed = documents_needed(found, limit)
-        text += "; too close to call" + (f": about {needed:,} documents would decide" if needed else "")
+        about = documents_needed(found, limit)
+        rule = f": about {about:,} documents would decide" if about else ""
+        text += "; too close to call" + (needed or rule)
     return Reason(code, outcome, text, found.mean, limit, unit, found.n, found.low, found.high)
+
+
+def _least_documents(faulty: float, allowed: float, n: int) -> str | None:
+    """The least number of documents that would pass if no more of them had the fault; None where that says nothing."""
+    count = max(0, round(faulty * n))
+    least = documents_for_share(allowed, count) if faulty <= allowed else None
+    if least is None or least <= n:
+        return None
+    return f": {least:,} documents would decide, were no more than {count} of them at fault"

@@ -18,7 +18,7 @@ from contract.errors import AssayError
 from contract.files import read_versioned, refuse_constant, write_whole
 from contract.typed import from_json
 
-RESULTS_SCHEMA = 3
+RESULTS_SCHEMA = 4
 METRICS_FILE = "metrics.json"
 CSV_FILE = "metrics.csv"
 REPORT_FILE = "report.html"
@@ -36,7 +36,8 @@ Stop = Literal["eos", "length", "unknown"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean (or a difference of means) with its 95% bootstrap interval over documents."""
+    """A mean (or a difference of means) with its 95% interval over documents: in a comparison the one that is judged
+    (evalsuite/judged.py), in scores a bootstrap's (evalsuite/stats.py)."""
 
     mean: float
     low: float
@@ -154,7 +155,7 @@ class Distance:
     log_perplexity_ratio_se: float  # over tokens, from both variances and their covariance
     log_perplexity_covariance: float  # of the two mean negative log-likelihoods, nats²
     kl_histogram: Histogram  # edges in log10(nats), the first bin also takes everything below
-    kl_by_document: tuple[float, ...]  # mean per document, in the order of the data, at most 2,000
+    kl_by_document: tuple[float, ...]  # mean per document, in the order of the data; what counts the ruined ones
     kl_by_position: tuple[float, ...]  # mean at target position 0, 1, …; at most 128 positions
     count_by_position: tuple[int, ...]  # documents that reach it
 

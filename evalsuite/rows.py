@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from contract.runtime import Completion
+from evalsuite.judged import difference_of_rouge, difference_of_shares, interval_of_share
 from evalsuite.results import Comparison, Interval, Prediction, Purpose, Row, Speed
 from evalsuite.scorer import Scored, TaskScorer
-from evalsuite.stats import interval_of_mean, paired_difference
 from evalsuite.walk import Visit, noise_of
 
 _MOST_POSITIONS = 2_000
@@ -64,11 +64,11 @@ def _comparison(
     first: tuple[int, ...] = ()
     if reference.completions is not None and ours.completions is not None:
         predictions, others = scored[ours.key].predictions, scored[reference.key].predictions
-        rouge_l = paired_difference([p.rouge_l for p in predictions], [p.rouge_l for p in others])
-        eos = paired_difference(_ended(predictions), _ended(others))
+        rouge_l = difference_of_rouge([p.rouge_l for p in predictions], [p.rouge_l for p in others])
+        eos = difference_of_shares(_ended(predictions), _ended(others))
         same = sum(a.prediction == b.prediction for a, b in zip(predictions, others, strict=True)) / len(predictions)
         first = tuple(map(_first_divergence, ours.completions, reference.completions))
-        same_ids = interval_of_mean([float(at < 0) for at in first])
+        same_ids = interval_of_share([at < 0 for at in first])
     return Comparison(
         purpose=purpose,
         reference_label=reference.node.label,
@@ -92,8 +92,8 @@ def _comparison(
     )
 
 
-def _ended(predictions: Sequence[Prediction]) -> list[float]:
-    return [float(prediction.stop == "eos") for prediction in predictions]
+def _ended(predictions: Sequence[Prediction]) -> list[bool]:
+    return [prediction.stop == "eos" for prediction in predictions]
 
 
 def _first_divergence(ours: Completion, theirs: Completion) -> int:

@@ -1,7 +1,9 @@
-"""Intervals by bootstrap over documents, and what they decide: pass, fail, or too little data to say.
+"""Intervals that are shown, by bootstrap over documents; and what an interval decides: pass, fail, or too little data.
 
-Documents are resampled, not tokens: the tokens of one summary are not independent (Koehn 2004, "Statistical
-Significance Tests for Machine Translation Evaluation"). 10,000 resamples, seeded, percentile intervals.
+What the gate judges by is in evalsuite/judged.py: a percentile bootstrap cannot show what was not drawn. This one is
+for figures that are only read: scores in tables, and ratios in benchmarks. Documents are resampled, not tokens: the
+tokens of one summary are not independent (Koehn 2004, "Statistical Significance Tests for Machine Translation
+Evaluation"). 10,000 resamples, seeded, percentile intervals.
 """
 
 from __future__ import annotations
@@ -83,13 +85,6 @@ def _counts(block: np.ndarray, n: int) -> np.ndarray:
     return np.bincount(flat.ravel(), minlength=len(block) * n).reshape(len(block), n).astype(np.float64)
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Interval:
-    """mean(ours - theirs), document by document."""
-    if len(ours) != len(theirs):
-        raise AssayError("a paired difference needs the same documents", got=f"{len(ours)} and {len(theirs)}")
-    return interval_of_mean([a - b for a, b in zip(ours, theirs, strict=True)], seed)
-
-
 def exp_interval(interval: Interval) -> Interval:
     """exp of an interval: from a mean log ratio to a ratio."""
     return Interval(exp(interval.mean), exp(interval.low), exp(interval.high), interval.n)
@@ -118,13 +113,14 @@ def non_inferior(difference: Interval, margin: float) -> Outcome:
 def documents_needed(interval: Interval, limit: float) -> int | None:
     """Roughly how many documents would decide, were the mean to stay: half-widths shrink with √n.
 
+    Where nothing was seen (a loss of exactly 0, an agreement of exactly 1) they shrink with n.
     None: no number would. Rounded up to two digits, for it is no more than a rule of thumb.
     """
     gap = abs(interval.mean - limit)
     half = interval.high - interval.mean if interval.mean < limit else interval.mean - interval.low
     if gap <= 0 or half <= 0:
         return None
-    exact = interval.n * (half / gap) ** 2
+    exact = interval.n * (half / gap) ** (1 if interval.mean in (0.0, 1.0) else 2)
     if exact > 1e7:
         return None
     step = 10 ** max(0, math.floor(math.log10(exact)) - 1)

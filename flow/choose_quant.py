@@ -15,9 +15,9 @@ from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows
 from contract.files import write_whole
 from contract.groups import group
+from contract.sample_size import FEWEST_DOCUMENTS
 from evalsuite.cache import CACHE_FOLDER, KEEP_LOGITS_BYTES, Cache
 from evalsuite.distance import checksum_path
-from evalsuite.gate import FEWEST_DOCUMENTS
 from flow.quant_bench import Bench, Settings
 from flow.quant_limits import Figures, Limits
 from flow.quant_search import Prefer, search

@@ -17,10 +17,10 @@ from contract.example import Example, sha256_of_rows
 from contract.runtime import GenerateParams
 from evalsuite.cache import Cache
 from evalsuite.identity import base_identity, label_of
+from evalsuite.judged import difference_of_rouge
 from evalsuite.metrics.text import rouge
 from evalsuite.plan import Node
 from evalsuite.speed import measure_speed
-from evalsuite.stats import paired_difference
 from evalsuite.walk import Visit, Walk
 from export.check_failed import CheckFailed
 from export.ggml import TypeCannotHold
@@ -213,7 +213,7 @@ class Bench:
             return
         root, ours = walk.visits
         found = ours.found
-        loss = paired_difference(self._rouge_l(root), self._rouge_l(ours)) if self._writes else None
+        loss = difference_of_rouge(self._rouge_l(root), self._rouge_l(ours)) if self._writes else None
         quality = Quality(
             {distance.target_set: distance.kl for distance in found.distances},
             sum(distance.tokens for distance in found.distances),

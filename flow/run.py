@@ -13,6 +13,7 @@ from contract.artifact import ONNX_LABEL, Artifact, open_artifact, sha256_of
 from contract.cpu import this_cpu
 from contract.errors import AssayError
 from contract.model_folder import is_encoder_decoder, resolve_model
+from contract.sample_size import recipe_sample
 from flow.ledger import Ledger, key_of, locked
 from flow.preflight import is_worth_it, say_preflight
 
@@ -140,6 +141,9 @@ class _Run:
         recipe = self.recipe
         part = recipe.model_dump(mode="json")
         splits = load_splits(recipe, self.data)
+        sample = recipe_sample(recipe, len(splits.test))
+        if sample.unshown:
+            _say(sample.as_text())
         base = open_artifact(resolve_model(recipe.model.base, recipe.model.revision))
         self.result.artifacts["base"] = base
         _refuse_beams(recipe, base)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("--model", "model", metavar="BASE", help="Replaces the recipe's base model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def data(recipe: str, data: str | None, model: str | None, as_json: bool) -> None:
-    """Validate and split the examples; print what was found."""
+    """Validate and split the examples; print what was found, and which limits the test split is too small to show."""
+    from contract.sample_size import recipe_sample
     from trainer.data import load_splits
     from trainer.lengths import length_report
     from trainer.report import data_text
@@ -30,10 +31,11 @@ def data(recipe: str, data: str | None, model: str | None, as_json: bool) -> Non
     chosen = _recipe(recipe, model)
     splits = load_splits(chosen, data)
     lengths = length_report(chosen, splits)
+    sample = recipe_sample(chosen, len(splits.test), lengths.splits["test"].summary.median)
     if as_json:
-        click.echo(json.dumps(_data_json(splits, lengths), ensure_ascii=False))
+        click.echo(json.dumps(_data_json(splits, lengths) | {"sample": sample.as_dict()}, ensure_ascii=False))
     else:
-        click.echo(data_text(splits, lengths))
+        click.echo(data_text(splits, lengths, sample))
 
 
 @click.command()

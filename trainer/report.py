@@ -9,12 +9,13 @@ from contract.artifact import Artifact
 from contract.errors import listed
 
 if TYPE_CHECKING:
+    from contract.sample_size import SampleReport
     from trainer.data import Splits
     from trainer.lengths import LengthReport, Spread
 
 
-def data_text(splits: Splits, lengths: LengthReport) -> str:
-    """Rows, documents, drops and lengths per split."""
+def data_text(splits: Splits, lengths: LengthReport, sample: SampleReport) -> str:
+    """Rows, documents, drops and lengths per split, and what the test split can show."""
     report = splits.report
     lines = [f"{'split':<6} {'rows':>7} {'documents':>9} {'kept':>7}  sha256        source"]
     lines += [
@@ -52,7 +53,7 @@ def data_text(splits: Splits, lengths: LengthReport) -> str:
             lines.append(
                 f"       refused: {len(split.refused)} row(s) whose summary does not fit: {listed(split.refused)}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", sample.as_text()])
 
 
 def _spread(name: str, what: str, spread: Spread) -> str:

@@ -16,12 +16,12 @@ from contract.errors import AssayError, listed
 from evalsuite.cache import Cache
 from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.identity import recorded_prompt
+from evalsuite.judged import difference_of_rouge, difference_of_shares, interval_of_share
 from evalsuite.results import Comparison, Prediction, Row, Served, Stop
 from evalsuite.scorer import Scored, TaskScorer
 from evalsuite.served.ask import ask
 from evalsuite.served.endpoint import Answer, Endpoint
 from evalsuite.served.prompt_counts import prompt_counts
-from evalsuite.stats import interval_of_mean, paired_difference
 from evalsuite.walk import Visit
 
 _STOPS: dict[str | None, Stop] = {"stop": "eos", "length": "length"}
@@ -127,9 +127,9 @@ def compare(
     both = list(zip(predictions, local.predictions, strict=True))
     parted = [(ours, theirs) for ours, theirs in both if ours.prediction != theirs.prediction]
     positions = [_parting(ours.prediction, theirs.prediction) for ours, theirs in parted]
-    same_text = interval_of_mean([float(ours.prediction == theirs.prediction) for ours, theirs in both])
+    same_text = interval_of_share([ours.prediction == theirs.prediction for ours, theirs in both])
     unreported = sum(answer.finish_reason is None for answer in answers[: len(both)])
-    ended, theirs_ended = ([float(p.stop == "eos") for p in side] for side in (predictions, local.predictions))
+    ended, theirs_ended = ([p.stop == "eos" for p in side] for side in (predictions, local.predictions))
     counts = prompt_counts(
         local.prompt_tokens, [answer.prompt_tokens for answer in answers], [p.id for p in predictions]
     )
@@ -145,8 +145,8 @@ def compare(
         stop_ids_missing=(),
         stop_ids_extra=(),
         stop_ids_extra_used=0,
-        rouge_l_difference=paired_difference([a.rouge_l for a, _ in both], [b.rouge_l for _, b in both]),
-        eos_rate_difference=None if unreported else paired_difference(ended, theirs_ended),
+        rouge_l_difference=difference_of_rouge([a.rouge_l for a, _ in both], [b.rouge_l for _, b in both]),
+        eos_rate_difference=None if unreported else difference_of_shares(ended, theirs_ended),
         same_text=same_text.mean,
         same_ids=None,
         first_divergence=(),
@@ -156,7 +156,7 @@ def compare(
             text_difference=_difference(*parted[0]) if parted else None,
             divergence_characters=statistics.median(at for at, _ in positions) if parted else None,
             divergence_words=statistics.median(word for _, word in positions) if parted else None,
-            same_stop=None if unreported else interval_of_mean([float(a.stop == b.stop) for a, b in both]),
+            same_stop=None if unreported else interval_of_share([a.stop == b.stop for a, b in both]),
             stops_unreported=unreported,
             counts_unreported=counts.unreported,
             offset=counts.offset,

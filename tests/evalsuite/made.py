@@ -113,13 +113,8 @@ def row(label: str, *comparisons: Comparison, **changes: Any) -> Row:
 
 def merge_comparison(kl: float = 2e-7, **changes: Any) -> Comparison:
     noise = tuple(Noise(name, 32, 1e-14, 1e-7, "float16") for name in ("gold", "greedy"))
-    return comparison(
-        "merge_fidelity",
-        "adapter",
-        noise=noise,
-        distances=(distance("gold", kl, kl / 10), distance("greedy", kl, kl / 10)),
-        **changes,
-    )
+    values = {"noise": noise, "distances": (distance("gold", kl, kl / 10), distance("greedy", kl, kl / 10)), **changes}
+    return comparison("merge_fidelity", "adapter", **values)
 
 
 def results(*rows: Row, **changes: Any) -> Results:

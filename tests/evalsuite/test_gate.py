@@ -37,6 +37,7 @@ def test_what_is_within_its_limits_passes_and_references_are_not_judged() -> Non
         "kl_mean_greedy",
         "top1_gold",
         "top1_greedy",
+        "ruined_documents",
         "perplexity_ratio",
         "rouge_l_loss",
         "eos_rate_loss",
@@ -61,6 +62,10 @@ def test_what_is_within_its_limits_passes_and_references_are_not_judged() -> Non
         (
             {"distances": (distance("gold", perplexity_ratio=interval(1.2, 0.01)), distance("greedy"))},
             "perplexity_ratio",
+        ),
+        (
+            {"distances": (distance("gold", kl_by_document=(0.001,) * 97 + (4.0,) * 3), distance("greedy"))},
+            "ruined_documents",
         ),
         ({"rouge_l_difference": interval(-4, 1)}, "rouge_l_loss"),
         ({"eos_rate_difference": interval(-0.3, 0.1)}, "eos_rate_loss"),
@@ -105,6 +110,16 @@ def test_a_merge_is_held_against_what_rounding_costs() -> None:
     assert _not_passed(verdict) == {"merge_kl_gold": "fail", "merge_kl_greedy": "fail"}
     wider = GatePart.model_validate({"merge": {"rounding_multiple": 5}})
     assert _verdict("merged", merge_comparison(4.2e-7), gate=wider).outcome == "pass"
+
+
+def test_a_ruined_document_is_seen_in_a_merge_and_in_a_base_change() -> None:
+    many = (1e-8,) * 97 + (1e-4,) * 3
+    found = merge_comparison(1e-7, distances=(distance("gold", 1e-7, kl_by_document=many),))
+    assert _not_passed(_verdict("merged", found)) == {"merge_ruined_documents": "fail"}
+    change = comparison(
+        "base_change", "adapter", distances=(distance("gold", kl_by_document=(0.01,) * 97 + (9.0,) * 3),)
+    )
+    assert _not_passed(_verdict("merged", merge_comparison(), change)) == {"base_change_ruined_documents": "fail"}
 
 
 def test_base_change_has_limits_of_its_own() -> None:

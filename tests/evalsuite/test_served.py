@@ -18,6 +18,7 @@ from contract.errors import AssayError
 from contract.example import Example, read_examples, write_examples
 from contract.history import read_verdicts
 from contract.limits import GatePart
+from contract.recipe import Recipe
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate
 from evalsuite.gate import judge
@@ -30,7 +31,16 @@ from tests.evalsuite.proxy import Body, assay_serve, proxy
 from tests.evalsuite.quick import figures_only
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMPTS = 24 + len(HARD_TEXTS)
+DOCUMENTS = 24  # of what happens on the way: too few for the default limits, so that theirs are wider
+ENOUGH = 76  # for the default limits
+WIDER = Recipe.model_validate(
+    {
+        "name": "wider",
+        "model": {"base": "none"},
+        "gate": {"max_eos_rate_loss": 0.2, "served": {"min_same_text": 0.8, "max_rouge_l_loss": 4.0}},
+    }
+)
+PROMPTS = DOCUMENTS + len(HARD_TEXTS)
 LONG = "\n".join(f"Mara: line {index}, and nothing else." for index in range(40))
 
 
@@ -56,14 +66,20 @@ def url(gguf: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def documents() -> list[Example]:
-    found = list(read_examples(ROOT / "assets" / "dialogues" / "test.jsonl", limit=22))
+    return some(DOCUMENTS)
+
+
+def some(count: int) -> list[Example]:
+    """From the embedded test split, and two long ones."""
+    found = list(read_examples(ROOT / "assets" / "dialogues" / "test.jsonl", limit=count - 2))
     return [*found, *(Example(f"long-{n}", f"{n}: {LONG}", ("Mara counts lines.",)) for n in range(2))]
 
 
 def scored(gguf: Path, url: str, documents: list[Example], out: Path, **how: Any) -> Results:
     with pytest.MonkeyPatch.context() as patch:
         figures_only(patch)
-        return evaluate([open_artifact(gguf)], documents, out, threads=1, speed=False, endpoint=connect(url, **how))
+        endpoint = connect(url, **how)
+        return evaluate([open_artifact(gguf)], documents, out, recipe=WIDER, threads=1, speed=False, endpoint=endpoint)
 
 
 def not_passed(out: Path) -> dict[str, str]:
@@ -81,9 +97,9 @@ def run(*arguments: object) -> Result:
     return CliRunner(catch_exceptions=False).invoke(eval_command, [*map(str, arguments), "--threads", "1"])
 
 
-def test_what_is_served_faithfully_passes(gguf: Path, url: str, documents: list[Example], tmp_path: Path) -> None:
+def test_what_is_served_faithfully_passes(gguf: Path, url: str, tmp_path: Path) -> None:
     data, out = tmp_path / "data.jsonl", tmp_path / "eval"
-    write_examples(data, documents)
+    write_examples(data, some(ENOUGH))
     done = run(f"{url}/v1/", gguf, "--data", data, "--out", out)
     assert done.exit_code == 0, done.stdout
     assert "PASS         served" in done.stdout
@@ -98,7 +114,11 @@ def test_what_is_served_faithfully_passes(gguf: Path, url: str, documents: list[
     [comparison] = row.comparisons
     served = comparison.served
     assert served is not None
-    assert (comparison.purpose, comparison.prompts, comparison.prompt_ids_differ) == ("serving", PROMPTS, 0)
+    assert (comparison.purpose, comparison.prompts, comparison.prompt_ids_differ) == (
+        "serving",
+        ENOUGH + len(HARD_TEXTS),
+        0,
+    )
     assert (served.digest, served.same_text.mean, served.completion_tokens_differ) == (
         row.comparisons[0].reference_digest,
         1,
@@ -216,7 +236,7 @@ BETWEEN: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
         {"served_stop_differs": "fail", "eos_rate_loss": "fail"},
         "0.0% of the texts stopped for the same reason",
     ),
-    "says-not-why": ({"answer": finish(None)}, {"served_stop_differs": "inconclusive"}, "24 documents"),
+    "says-not-why": ({"answer": finish(None)}, {"served_stop_differs": "inconclusive"}, f"{DOCUMENTS} documents"),
     "alters-texts": (
         {"answer": speak_otherwise},
         {"served_text_differs": "fail"},
@@ -269,7 +289,7 @@ def test_an_endpoint_that_dies_leaves_the_earlier_evaluation_as_it_was(
         ):
             scored(gguf, address, documents, out)
         assert raised.value.exit_code == 2
-        assert "after 7 of 24 documents" in str(raised.value)
+        assert f"after 7 of {DOCUMENTS} documents" in str(raised.value)
         assert says == "hangs up" or says in str(raised.value)
     assert before == files()
     assert not list(tmp_path.glob(".*"))
@@ -287,7 +307,7 @@ def test_an_endpoint_that_died_is_asked_for_the_rest_only(
 
     out = tmp_path / "eval"
     with proxy(url, request=lambda body: asked.append(body["messages"][-1]["content"]), chat=chat) as address:
-        with pytest.raises(AssayError, match="after 9 of 24 documents") as raised:
+        with pytest.raises(AssayError, match=f"after 9 of {DOCUMENTS} documents") as raised:
             scored(gguf, address, documents, out)
         assert raised.value.exit_code == 2
         assert "run it again to go on: 9 answers are kept" in str(raised.value)

@@ -173,4 +173,10 @@ def test_lengths_say_what_is_cut_and_what_is_refused(folder: Path, llama_folder:
     arguments = [str(folder / "recipe.yaml"), "--data", str(folder)]
     printed = CliRunner().invoke(data, [*arguments, "--json"], catch_exceptions=False)
     assert json.loads(printed.stdout)["lengths"]["splits"]["train"]["refused"] == ["r1"]
-    assert "whose summary does not fit: r1" in CliRunner().invoke(data, arguments, catch_exceptions=False).stdout
+    text = CliRunner().invoke(data, arguments, catch_exceptions=False).stdout
+    assert "whose summary does not fit: r1" in text
+    # two test documents: said before anything is trained
+    sample = json.loads(printed.stdout)["sample"]
+    assert (sample["documents"], sample["fewest"]) == (2, 93)
+    assert {need["code"]: need["documents"] for need in sample["unshown"]}["eos_rate_loss"] == 72
+    assert "eos_rate_loss 0.05 (merged, q4_k_m, f16, q8_0): 72 documents" in text

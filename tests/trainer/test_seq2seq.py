@@ -292,6 +292,7 @@ def test_the_first_batch_is_audited(tmp_path: Path, bart: Path, folder: Path, sp
 
 
 def test_the_length_report_measures_pairs(recipe: Recipe, splits: Splits) -> None:
+    from contract.sample_size import recipe_sample
     from trainer.lengths import length_report
     from trainer.report import data_text
 
@@ -302,4 +303,4 @@ def test_the_length_report_measures_pairs(recipe: Recipe, splits: Splits) -> Non
     tight = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_target_length": 5})})
     refused = length_report(tight, splits)
     assert len(refused.splits["train"].refused) == 24
-    assert "refused: 24 row(s)" in data_text(splits, refused)
+    assert "refused: 24 row(s)" in data_text(splits, refused, recipe_sample(tight, 24))
