@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.example import Example, write_examples
+from contract.history import read_verdicts
 from contract.recipe import Recipe
-from contract.verdict import VERDICT_FILE, read_verdicts
+from contract.verdict import VERDICT_FILE
 from evalsuite.cli import eval_command
 from evalsuite.evaluate import evaluate
 from evalsuite.results import read_results
