@@ -81,6 +81,7 @@ def evaluate(
         walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, params, threads, cache)
         walk.trees(roots)
         faults += walk.faults
+        examples = walk.examples
         if served and all(visit.node.artifact.digest != served.digest for visit in walk.visits):
             raise next(fault.error for fault in faults if fault.artifact.digest == served.digest)
         if not walk.visits:
@@ -103,7 +104,7 @@ def evaluate(
         print("assay eval · judging and writing …", file=sys.stderr, flush=True)
         results = Results(
             environment(threads),
-            _data(examples, data_sha256, walk.visits[0]),
+            _data(examples, data_sha256, walk.too_long),
             params.max_new_tokens,
             tuple(rows),
             baselines,
@@ -158,12 +159,13 @@ def _speed(visit: Visit, threads: int, cache: Cache) -> Speed | None:
     return found
 
 
-def _data(examples: Sequence[Example], sha256: str, first: Visit) -> DataInfo:
+def _data(examples: Sequence[Example], sha256: str, too_long: tuple[str, ...]) -> DataInfo:
+    """`examples` are those that were judged, `sha256` is of all."""
     count = len(examples)
     return DataInfo(
         sha256,
         count,
-        first.targets.shortened,
+        too_long,
         sum(len(example.references[0].split()) for example in examples) / count,
         sum(len(example.document.split()) for example in examples) / count,
     )

@@ -8,7 +8,8 @@ compared with an artifact that did not pass does not pass either.
 Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
 merge_kl_greedy, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold, base_change_top1_greedy,
 base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy, top1_gold, top1_greedy, perplexity_ratio, rouge_l_loss,
-eos_rate_loss, too_few_documents, no_limits, no_reference, reference_not_passed; of an endpoint served_digest_differs,
+eos_rate_loss, served_path, too_few_documents, documents_too_long, no_limits, no_reference, reference_not_passed; of an
+endpoint served_digest_differs,
 served_prompt_tokens_differ, served_truncated, served_control_text, served_text_differs, served_stop_differs,
 served_rouge_l_loss; of what has no figures at all not_loadable.
 """
@@ -20,8 +21,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contract.verdict import Outcome, Reason, Verdict, worst
-from evalsuite.results import Comparison, Interval, Results, Row, Unloadable
+from evalsuite.results import Comparison, DataInfo, Distance, Interval, Results, Row, Unloadable
 from evalsuite.served.gate import told_counts
+from evalsuite.served_path import SERVED_KINDS
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
                 "there is nothing to compare it with: give --reference, or the artifact it was made from",
             )
         ]
-        return Verdict(row.label, row.digest, "inconclusive", tuple(reasons))
+        return Verdict(row.label, row.digest, "inconclusive", (*reasons, _too_long(results.data)))
     reasons = [reason for comparison in judged for reason in _reasons(row, comparison, gate)]
     if results.data.documents < FEWEST_DOCUMENTS:
         reasons.append(
@@ -103,9 +105,20 @@ def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
                 results.data.documents,
             )
         )
+    reasons.append(_too_long(results.data))
     return Verdict(
         row.label, row.digest, worst([reason.outcome for reason in reasons]), tuple(reasons), judged[0].reference_digest
     )
+
+
+def _too_long(data: DataInfo) -> Reason:
+    """Documents that serving refuses are not judged: a verdict says so, and is none on the few that are left."""
+    left_out, documents = len(data.too_long), data.documents + len(data.too_long)
+    text = f"all {documents} documents can be served"
+    if left_out:
+        text = f"{data.documents} of {documents} documents were judged: {left_out} are too long to be served"
+    outcome: Outcome = "inconclusive" if 2 * left_out > documents else "pass"
+    return Reason("documents_too_long", outcome, text, left_out, documents // 2, "documents", documents)
 
 
 def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
@@ -219,13 +232,18 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
 
 
 def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    yield from _served_path(row, comparison)
     limits = gate.limits_of(row.kind, row.quant)
     if limits is None:
         yield Reason("no_limits", "inconclusive", f"the recipe has no limits for {row.quant or 'an unknown type'}")
         return
     yield from _distances(comparison, "", limits.max_kl_nats, limits.min_top1_agreement)
-    for distance in comparison.distances:
-        if distance.target_set == "gold":
+    for many in comparison.distances:
+        if many.target_set == "gold":
+            distance, how = judged_distance(comparison, many)
+            beside = (
+                f" ({many.perplexity_ratio.mean:.4f} for all {many.documents} documents many at once)" if how else ""
+            )
             ratio = distance.perplexity_ratio
             yield _reason(
                 "perplexity_ratio",
@@ -233,8 +251,8 @@ def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[
                 ratio,
                 limits.max_perplexity_ratio,
                 "",
-                f"perplexity of the gold summaries {distance.perplexity:.4g}, "
-                f"{ratio.mean:.4f} times {comparison.reference_label}'s, at most",
+                f"perplexity of the gold summaries{how} {distance.perplexity:.4g}, "
+                f"{ratio.mean:.4f} times {comparison.reference_label}'s{beside}, at most",
             )
     yield from _rouge(comparison, "rouge_l_loss", limits.max_rouge_l_loss)
 
@@ -273,18 +291,65 @@ def _serving(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
     yield from _rouge(comparison, "served_rouge_l_loss", limits.max_rouge_l_loss)
 
 
+def _served_path(row: Row, comparison: Comparison) -> Iterator[Reason]:
+    """What serving differs by from the way many documents are measured: noise of its own, and said in any case."""
+    path = comparison.served_path
+    if row.kind not in SERVED_KINDS or not comparison.distances:
+        return
+    if path is None:
+        yield Reason("served_path", "inconclusive", "it was not run the way it is served, one text at a time")
+        return
+    if path.not_finite_tokens:
+        text = f"{path.not_finite_tokens} tokens have logits that are not finite, one text at a time as it is served"
+        yield Reason("not_finite", "fail", text, path.not_finite_tokens, 0, "tokens")
+        return
+    if {noise.target_set for noise in path.noise} != {distance.target_set for distance in comparison.distances}:
+        yield Reason("served_path", "inconclusive", "it was not scored the way it is served, token by token")
+        return
+    kl = " and ".join(f"{noise.kl:.2g} nats on {noise.target_set} targets" for noise in path.noise)
+    largest = max(noise.logit_difference for noise in path.noise)
+    own = [noise.reference_noise_kl for noise in path.noise if noise.reference_noise_kl is not None]
+    beside = f"is {max(own):.2g} nats" if own else "was not measured"
+    text = (
+        f"{path.documents} documents one at a time, as it is served, are {kl} from the same many at once (mean KL), "
+        f"logits up to {largest:.2g}; the reference's own noise {beside}; "
+        f"{path.texts_differ} of the texts differ"
+        + (", so all were written one at a time" if path.texts_differ else "")
+    )
+    yield Reason("served_path", "pass", text, max(noise.kl for noise in path.noise), None, "nats", path.documents)
+
+
+def judged_distance(comparison: Comparison, distance: Distance) -> tuple[Distance, str]:
+    """The figures of a target set that are judged, and a word on them: the server's own, where they are others.
+
+    They are others where mean KL from the reference, on the same documents, differs by more than noise does.
+    """
+    noises = comparison.served_path.noise if comparison.served_path else ()
+    for noise in noises:
+        floor = max(KL_FLOOR_NATS, noise.reference_noise_kl or 0.0)
+        apart = abs(noise.served.kl.mean - noise.batched.kl.mean)
+        if noise.target_set == distance.target_set and not apart <= floor:
+            return noise.served, " as it is served, one text at a time"
+    return distance, ""
+
+
 def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float) -> Iterator[Reason]:
     other = f"{comparison.reference_label}" if not prefix else f"{comparison.reference_label} on its training base"
     kl_code = f"{prefix}kl" if prefix else "kl_mean"
-    for distance in comparison.distances:
-        where = f"on {distance.target_set} targets"
+    for many in comparison.distances:
+        distance, how = judged_distance(comparison, many)
+        where = f"on {distance.target_set} targets{how}"
+        kl_many, top1_many = (
+            f" ({figure} for all {many.documents} documents many at once)" if how else ""
+            for figure in (f"{many.kl.mean:.3g}", f"{many.top1.mean:.2%}")
+        )
         yield _reason(
             f"{kl_code}_{distance.target_set}",
             at_most(distance.kl, max_kl),
             distance.kl,
             max_kl,
             "nats",
-            f"mean KL from {other} {distance.kl.mean:.3g} nats {where}, at most",
+            f"mean KL from {other} {distance.kl.mean:.3g} nats {where}{kl_many}, at most",
         )
         yield _reason(
             f"{prefix}top1_{distance.target_set}",
@@ -292,7 +357,7 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
             distance.top1,
             min_top1,
             "share",
-            f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, at least",
+            f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}{top1_many}, at least",
         )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from contract.errors import AssayError
-from contract.example import Example
+from contract.example import Example, sha256_of_rows
 from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
+from evalsuite.fit import Fit, fit, recorded_context
 from evalsuite.identity import added_tokens, base_identity, recorded_prompt, stored_dtype
 from evalsuite.interface import Interface, compare_interface
 from evalsuite.loadable import Fault, Model
@@ -19,7 +20,16 @@ from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
 from evalsuite.progress import Progress
-from evalsuite.results import Distance, Noise, TargetSet
+from evalsuite.results import Distance, Noise, PathNoise, ServedPath, TargetSet
+from evalsuite.served_path import (
+    SERVED_DOCUMENTS,
+    SERVED_KINDS,
+    pairs_of,
+    score_alone,
+    spread,
+    texts_differ,
+    write_alone,
+)
 from evalsuite.targets import Targets, encode_all, make_targets
 from runtimes import Dtype, Weights, load_runtime
 from runtimes.onnx_provider import onnx_runs_on
@@ -42,6 +52,8 @@ class Found:
     not_finite_tokens: int
     vocabulary: tuple[int, int] | None
     starts: tuple[Start, ...]  # of its own summaries, by document; empty: nothing is known of them
+    path_noise: tuple[PathNoise, ...] = ()  # of what is served: one at a time beside many at once
+    served_not_finite: int = 0  # tokens, one at a time
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,11 @@ class _Noises:
 
 @dataclass
 class Visit:
-    """What was found of one node; `noise` is what a merge of it is held against, by dtype."""
+    """What was found of one node.
+
+    `noise` is what a merge of it is held against, by dtype; `served_path` what serving it differs by, where it is
+    served and compared.
+    """
 
     node: Node
     key: str
@@ -65,6 +81,7 @@ class Visit:
     found: Found
     completions: tuple[Completion, ...] | None
     noise: dict[str, tuple[Noise, ...]]
+    served_path: ServedPath | None = None
 
     @property
     def engine(self) -> str:
@@ -78,7 +95,10 @@ class Visit:
 
 
 class Walk:
-    """One evaluation's examples and settings, and the visits made so far, in the order they were made."""
+    """One evaluation's examples and settings, and the visits made so far, in the order they were made.
+
+    `trees` leaves out of `examples` those that are too long to be served; `too_long` are their ids.
+    """
 
     def __init__(
         self,
@@ -88,9 +108,13 @@ class Walk:
         params: GenerateParams,
         threads: int,
         cache: Cache,
+        *,
+        as_served: bool = True,
     ) -> None:
+        """`as_served`: run what can be served the way it is served, too."""
         self.examples, self.data_sha256, self.spec, self.threads = examples, data_sha256, spec, threads
-        self.params = params
+        self.params, self.as_served = params, as_served
+        self.too_long: tuple[str, ...] = ()
         self.cache, self.progress = cache, Progress()
         self.visits: list[Visit] = []
         self.faults: list[Fault] = []  # of what nothing is compared with
@@ -98,11 +122,58 @@ class Walk:
         self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + params.max_new_tokens)))
 
     def trees(self, roots: Sequence[Node]) -> None:
-        """Visit every node, never with two models in memory."""
+        """Visit every node, never with two models in memory.
+
+        Raises:
+            AssayError: no document fits the context, or what others are compared with cannot be run.
+        """
+        models = [Model(partial(self._load, root)) for root in roots]
+        self._leave_out(roots, models)
         for root in roots:
             self._expect(root, self._root_key(root))
-        for root in roots:
-            self._visit(root, self._root_key(root), None, None)
+        for root, model in zip(roots, models, strict=True):
+            self._visit(root, self._root_key(root), None, None, model)
+
+    def _leave_out(self, roots: Sequence[Node], models: Sequence[Model]) -> None:
+        """What serving any of the artifacts would refuse for its length is judged for none: all see the same."""
+        found: list[Fit] = []
+        for root, model in zip(roots, models, strict=True):
+            try:
+                found.append(self._fit(root, model))
+            except AssayError as error:
+                if not _only_its_own(root, error, model):
+                    raise  # else it is said when it is visited
+                model.close()
+            if len(roots) > 1:
+                model.close()
+        too_long = {index for one in found for index in one.too_long}
+        if not too_long:
+            return
+        context = min(one.context_length for one in found if one.too_long)
+        room = f"prompt and {self.params.max_new_tokens} tokens of summary within a context of {context} tokens"
+        if len(too_long) == len(self.examples):
+            raise AssayError(
+                "no document fits the context, and nothing is cut",
+                expected=room,
+                got=f"{len(too_long)} documents that do not",
+                hint="shorten the documents, lower generate.max_new_tokens, or take a model with a larger context",
+            )
+        kept = [example for index, example in enumerate(self.examples) if index not in too_long]
+        self.too_long = tuple(self.examples[index].id for index in sorted(too_long))
+        said = f"{len(too_long)} of {len(self.examples)} documents are too long to be served, so they are not judged"
+        self.progress.say(f"{said}: {room} is what fits")
+        self.examples, self.data_sha256 = kept, sha256_of_rows(kept)
+
+    def _fit(self, root: Node, model: Model) -> Fit:
+        contexts = [length for node in root.all if (length := recorded_context(node.artifact)) is not None]
+        key = self.cache.key(root=self._root_key(root), contexts=contexts)
+        known = self.cache.get("fit", key, Fit)
+        if known is None:
+            runtime = model()
+            with model.at_work():
+                known = fit(runtime, self._spec(root), self.examples, self.params.max_new_tokens, contexts)
+            self.cache.put("fit", key, known)
+        return known
 
     def _root_key(self, root: Node) -> str:
         return self.cache.key(
@@ -123,16 +194,23 @@ class Walk:
 
     def _expect(self, node: Node, key: str) -> None:
         """Count the work that is not in the cache."""
+        served = min(SERVED_DOCUMENTS, len(self.examples)) if self._is_served(node) else 0
         if self.cache.get("node", key, Found) is None:
-            self.progress.expect(2 * len(self.examples))
-        if self._writes(node):
+            self.progress.expect(2 * len(self.examples) + 2 * served * Progress.ALONE)
+        if served:
+            if self.cache.get("alone", f"{key}-some-0", _Chunk) is None:
+                rest = len(self.examples) - served
+                self.progress.expect(served * (Progress.WRITE + Progress.ALONE) + rest * Progress.ALONE)
+        elif self._writes(node):
             chunks = -(-len(self.examples) // _CHUNK)
             missing = sum(self.cache.get("summaries", f"{key}-{n}", _Chunk) is None for n in range(chunks))
             self.progress.expect(missing / chunks * len(self.examples) * Progress.WRITE)
         for child in node.children:
             self._expect(child, self._child_key(child, key))
 
-    def _load(self, node: Node, merge_dtype: str | None = None, threads: int | None = None) -> Runtime:
+    def _load(
+        self, node: Node, merge_dtype: str | None = None, threads: int | None = None, parallel: int | None = None
+    ) -> Runtime:
         weights: dict[str | None, Weights] = {"w16": "w16", "nf4": "nf4"}
         dtypes: dict[str | None, Dtype] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
         return load_runtime(
@@ -140,64 +218,147 @@ class Walk:
             threads=threads or self.threads,
             base_weights=weights.get(node.base_weights),
             merge_dtype=dtypes.get(merge_dtype),
-            parallel=self.parallel,
+            parallel=parallel or self.parallel,
         )
 
-    def _visit(self, node: Node, key: str, above: Visit | None, reference: LogitsSpool | None) -> None:
+    def _load_alone(self, node: Node) -> Runtime:
+        """As `serve.start` loads it."""
+        return self._load(node, parallel=1)
+
+    def _visit(
+        self, node: Node, key: str, above: Visit | None, reference: LogitsSpool | None, model: Model | None = None
+    ) -> None:
         found = self.cache.get("node", key, Found)
         where = f" on {node.base_weights} weights" if node.base_weights else ""
         self.progress.say(f"{node.label}{where}: {'known already' if found else 'scoring …'}")
-        model = Model(partial(self._load, node))
+        model = model or Model(partial(self._load, node))
+        alone = Model(partial(self._load_alone, node))
+        model.instead_of, alone.instead_of = alone, model
         try:
-            targets = above.targets if above else self._targets(node, key, model)
+            targets = above.targets if above else self._targets(node, key, model, alone)
             keep = self._spool(node, key, targets, found.vocab_size if found else model().vocab_size)
-            scored: list[list[TokenDistances]] = []
             if found is None or (keep is not None and not keep.complete):
-                other = reference is not None and reference.vocab_size != model().vocab_size
-                references = [reference] if reference is not None and not other else []
-                if references or (keep is not None and not keep.complete):
-                    step = partial(self.progress.step, node.label)
-                    with model.at_work():
-                        scored = score_against(model(), targets.pairs, references, keep, step=step)
-            if found is None:
-                with model.at_work():
-                    found = self._found(node, model(), targets, reference, scored)
-                self.cache.put("node", key, found)
-            completions = self._completions(node, key, model, targets, found, above)
+                found = self._score(node, key, model, alone, targets, reference, keep, found)
+            completions, differ = self._completions(node, key, model, alone, targets, found, above)
         except AssayError as error:
-            if error is not model.fault or node.children or node.role != "candidate":
+            if not _only_its_own(node, error, model, alone):
                 raise
             self.progress.say(f"{node.label}: it could not be loaded, or does not run: {error}")
             self.faults.append(Fault(node.artifact, error, node.label))
             return
         finally:
             model.close()
+            alone.close()
         visit = Visit(node, key, above, targets, found, completions, {})
+        if found.path_noise or found.served_not_finite:
+            count = len(self._served_documents(node, targets))
+            noise = tuple(
+                replace(one, reference_noise_kl=_reference_noise(above, one.target_set)) for one in found.path_noise
+            )
+            visit.served_path = ServedPath(count, differ, noise, found.served_not_finite)
         self.visits.append(visit)
         for dtype in sorted({_dtype(child) for child in _merges(node)}):
             visit.noise[dtype] = self._noise(visit, dtype, keep)
         for child in node.children:
             self._visit(child, self._child_key(child, key), visit, keep)
 
-    def _targets(self, root: Node, key: str, model: Model) -> Targets:
+    def _score(
+        self,
+        node: Node,
+        key: str,
+        model: Model,
+        alone: Model,
+        targets: Targets,
+        reference: LogitsSpool | None,
+        keep: LogitsSpool | None,
+        found: Found | None,
+    ) -> Found:
+        """Score all pairs at once, and of what is served some of them once more as it is served."""
+        other = reference is not None and reference.vocab_size != model().vocab_size
+        references = [reference] if reference is not None and not other else []
+        keep = keep if keep is not None and not keep.complete else None
+        documents = self._served_documents(node, targets) if found is None and references else ()
+        at = pairs_of(documents)
+        pairs = targets.pairs
+        many = LogitsSpool(
+            self.cache.logits_path(f"{key}-many"), model().vocab_size, [len(pairs[index][1]) for index in at]
+        )
+        if at:
+            many.check_room()  # here, where it is not the model's fault
+        scored: list[list[TokenDistances]] = []
+        try:
+            if references or keep is not None:
+                step = partial(self.progress.step, node.label)
+                with model.at_work():
+                    some = (many, frozenset(at)) if at else None
+                    scored = score_against(model(), pairs, references, keep, some=some, step=step)
+            if found is None:
+                with model.at_work():
+                    found = self._found(node, model(), targets, reference, scored)
+                if reference is not None and documents and found.distances:
+                    found = self._score_alone(
+                        node, key, model, alone, targets, documents, reference, many, scored[0], found
+                    )
+                self.cache.put("node", key, found)
+        finally:
+            many.remove()
+        return found
+
+    def _score_alone(
+        self,
+        node: Node,
+        key: str,
+        model: Model,
+        alone: Model,
+        targets: Targets,
+        documents: Sequence[int],
+        reference: LogitsSpool,
+        many: LogitsSpool,
+        scored: Sequence[TokenDistances],
+        found: Found,
+    ) -> Found:
+        prompts = [found.prompts[index] for index in documents]
+        starts = [found.starts[index] for index in documents]
+        self._write(node, f"{key}-some", model, prompts, starts)  # while the model is there
+        self.progress.say(f"{node.label}: {len(documents)} documents one at a time, as it is served …")
+        runtime = alone()
+        step = partial(self.progress.step, node.label, Progress.ALONE)
+        with alone.at_work():
+            noise, not_finite = score_alone(
+                runtime, targets.pairs, pairs_of(documents), self.params, reference, many, scored, step
+            )
+        return replace(found, path_noise=noise, served_not_finite=not_finite)
+
+    def _is_served(self, node: Node) -> bool:
+        """Is it judged the way it is served?"""
+        return self.as_served and node.artifact.kind in SERVED_KINDS and node.purpose == "quantization"
+
+    def _served_documents(self, node: Node, targets: Targets) -> tuple[int, ...]:
+        return spread(targets.prompts[: len(self.examples)]) if self._is_served(node) else ()
+
+    def _targets(self, root: Node, key: str, model: Model, alone: Model) -> Targets:
         targets = self.cache.get("targets", key, Targets)
         if targets is None:
-            write = partial(self._write_targets, root, key, model)
-            targets = make_targets(
-                model(),
-                self._spec(root),
-                self.examples,
-                self.params.max_new_tokens,
-                write,
-                added_tokens(root.artifact),
-            )
+            write = partial(self._write_targets, root, key, model, alone)
+            targets = make_targets(model(), self._spec(root), self.examples, write, added_tokens(root.artifact))
             self.cache.put("targets", key, targets)
         return targets
 
     def _write_targets(
-        self, root: Node, key: str, model: Model, prompts: Sequence[tuple[int, ...]], golds: Sequence[tuple[int, ...]]
+        self,
+        root: Node,
+        key: str,
+        model: Model,
+        alone: Model,
+        prompts: Sequence[tuple[int, ...]],
+        golds: Sequence[tuple[int, ...]],
     ) -> tuple[Completion, ...]:
-        """The root's own summaries; with them its logits, where something will be held against them."""
+        """The root's own summaries, of what is served as it is served; with them its logits, where something will be
+
+        held against them.
+        """
+        if self.as_served and root.artifact.kind in SERVED_KINDS:
+            return self._write(root, key, alone, prompts, alone=True)
         path = self.cache.logits_path(key)
         shared = root.children and self.params.plain_greedy
         size = chunk_size(model(), golds, self.params.max_new_tokens, path) if shared else 0
@@ -282,38 +443,72 @@ class Walk:
         return node.is_row or any(child.purpose == "quantization" for child in node.children)
 
     def _completions(
-        self, node: Node, key: str, model: Model, targets: Targets, found: Found, above: Visit | None
-    ) -> tuple[Completion, ...] | None:
-        """Summaries by its own prompts; of a model whose logits are not finite, nothing."""
+        self, node: Node, key: str, model: Model, alone: Model, targets: Targets, found: Found, above: Visit | None
+    ) -> tuple[tuple[Completion, ...] | None, int | None]:
+        """Summaries by its own prompts; of a model whose logits are not finite, nothing.
+
+        Of what is served some are written both ways. Where one differs, all are written as the server writes them.
+
+        Returns:
+            The summaries, and how many differ; None where that was not looked at.
+        """
         if above is None:
-            return targets.greedy
+            return targets.greedy, None
         if not self._writes(node):
-            return None
+            return None, None
         prompts = found.prompts[: len(self.examples)]
-        if found.not_finite_tokens:
-            return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts)
-        return self._write(node, key, model, prompts, found.starts)
+        if found.not_finite_tokens or found.served_not_finite:
+            return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts), None
+        if not found.path_noise:
+            return self._write(node, key, model, prompts, found.starts), None
+        some = self._served_documents(node, targets)
+        rest = [index for index in range(len(prompts)) if index not in some]
+
+        def written(which: str, indices: Sequence[int], *, alone_: bool) -> tuple[Completion, ...]:
+            asked, known = [prompts[index] for index in indices], [found.starts[index] for index in indices]
+            return self._write(node, f"{key}-{which}", alone if alone_ else model, asked, known, alone=alone_)
+
+        many, one_by_one = written("some", some, alone_=False), written("some", some, alone_=True)
+        differ = texts_differ(one_by_one, many)
+        if not differ:
+            self.progress.expect(len(rest) * (Progress.WRITE - Progress.ALONE))
+        done = dict(zip((*some, *rest), (*one_by_one, *written("rest", rest, alone_=differ > 0)), strict=True))
+        return tuple(done[index] for index in range(len(prompts))), differ
 
     def _write(
-        self, node: Node, key: str, model: Model, prompts: Sequence[tuple[int, ...]], starts: Sequence[Start] = ()
+        self,
+        node: Node,
+        key: str,
+        model: Model,
+        prompts: Sequence[tuple[int, ...]],
+        starts: Sequence[Start] = (),
+        *,
+        alone: bool = False,
     ) -> tuple[Completion, ...]:
         """Completions in the order of the prompts, written and kept a chunk at a time, prompts of like length together.
 
-        Nothing of it depends on the chunks, but which neighbours a prompt is batched with.
+        Nothing of it depends on the chunks, but which neighbours a prompt is batched with. `alone`: one by one, as the
+        server writes them, and nothing is taken from `starts`.
         """
+        kind = "alone" if alone else "summaries"
         starts = starts or [Start((), None)] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         completions: dict[int, Completion] = {}
         for number, start in enumerate(range(0, len(order), _CHUNK)):
             indices = order[start : start + _CHUNK]
-            chunk = self.cache.get("summaries", f"{key}-{number}", _Chunk)
+            chunk = self.cache.get(kind, f"{key}-{number}", _Chunk)
             if chunk is None:
-                known = [starts[index] for index in indices]
+                asked, known = [prompts[index] for index in indices], [starts[index] for index in indices]
+                runtime = model()
                 with model.at_work():
-                    made = write(model(), [prompts[index] for index in indices], known, self.params)
+                    if alone:
+                        step = partial(self.progress.step, node.label, Progress.ALONE)
+                        made = write_alone(runtime, asked, self.params, step)
+                    else:
+                        made = write(runtime, asked, known, self.params)
+                        self.progress.step(node.label, len(indices) * Progress.WRITE)
                 chunk = _Chunk(tuple(made))
-                self.cache.put("summaries", f"{key}-{number}", chunk)
-                self.progress.step(node.label, len(indices) * Progress.WRITE)
+                self.cache.put(kind, f"{key}-{number}", chunk)
             completions |= dict(zip(indices, chunk.completions, strict=True))
         return tuple(completions[index] for index in range(len(prompts)))
 
@@ -377,3 +572,22 @@ def _dtype(merged: Node) -> str:
 def noise_of(visit: Visit) -> tuple[Noise, ...]:
     """What the merge that this visit was of is held against."""
     return visit.above.noise[_dtype(visit.node)] if visit.above and visit.node.purpose == "merge_fidelity" else ()
+
+
+def served_path_of(visit: Visit) -> ServedPath | None:
+    """What serving it differs by, where that counts: of an export beside what it was made from."""
+    return visit.served_path if visit.node.purpose == "quantization" else None
+
+
+def _reference_noise(reference: Visit | None, target_set: TargetSet) -> float | None:
+    """Of what an export is compared with, or, where that is a merge, of the adapter it was held against; nats."""
+    if reference is None:
+        return None
+    measured = next(iter(reference.noise.values()), None) or noise_of(reference)
+    return next((noise.self_noise_kl for noise in measured if noise.target_set == target_set), None)
+
+
+def _only_its_own(node: Node, error: AssayError, *models: Model) -> bool:
+    """Is it the fault of an artifact that nothing is compared with? It fails, and the others are still judged."""
+    own = any(error is model.fault for model in models)
+    return own and not node.children and node.role == "candidate"

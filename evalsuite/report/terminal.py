@@ -90,13 +90,13 @@ def text_table(results: Results) -> str:
         for line in lines
     ]
     data = results.data
-    shortened = f", {data.shortened} shortened to fit" if data.shortened else ""
+    left_out = f", {len(data.too_long)} more too long to be served and not judged" if data.too_long else ""
     aligned.insert(1, "-" * max(map(len, aligned)))
     return "\n".join(
         [
             *aligned,
             "",
-            f"{data.documents} documents{shortened}. KL: mean nats per token from the model "
+            f"{data.documents} documents{left_out}. KL: mean nats per token from the model "
             "named under against; top-1 and ppl on the gold summaries;",
             "same: summaries equal to that model's, token for token. Median times: first token, each further token.",
         ]
