@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING
 from contract.verdict import Outcome, Reason, Verdict, worst
 from evalsuite.results import Comparison, DataInfo, Distance, Interval, Results, Row, Unloadable
 from evalsuite.served.gate import told_counts
-from evalsuite.served_path import SERVED_KINDS
+from evalsuite.served_path import KL_FLOOR_NATS, SERVED_KINDS, differs
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
 if TYPE_CHECKING:
     from contract.limits import GatePart
 
 FEWEST_DOCUMENTS = 20
-KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked to be nearer than this
 
 
 def judge(results: Results, gate: GatePart) -> list[Verdict]:
@@ -241,9 +240,7 @@ def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[
     for many in comparison.distances:
         if many.target_set == "gold":
             distance, how = judged_distance(comparison, many)
-            beside = (
-                f" ({many.perplexity_ratio.mean:.4f} for all {many.documents} documents many at once)" if how else ""
-            )
+            beside = f" ({many.perplexity_ratio.mean:.4f} many at once)" if how else ""
             ratio = distance.perplexity_ratio
             yield _reason(
                 "perplexity_ratio",
@@ -320,17 +317,13 @@ def _served_path(row: Row, comparison: Comparison) -> Iterator[Reason]:
 
 
 def judged_distance(comparison: Comparison, distance: Distance) -> tuple[Distance, str]:
-    """The figures of a target set that are judged, and a word on them: the server's own, where they are others.
-
-    They are others where mean KL from the reference, on the same documents, differs by more than noise does.
-    """
-    noises = comparison.served_path.noise if comparison.served_path else ()
-    for noise in noises:
-        floor = max(KL_FLOOR_NATS, noise.reference_noise_kl or 0.0)
-        apart = abs(noise.served.kl.mean - noise.batched.kl.mean)
-        if noise.target_set == distance.target_set and not apart <= floor:
-            return noise.served, " as it is served, one text at a time"
-    return distance, ""
+    """The figures of a target set that are judged, and a word on them: those of serving, where they are others."""
+    path = comparison.served_path
+    noise = [one for one in path.noise if one.target_set == distance.target_set] if path else []
+    if path is None or not any(map(differs, noise)):
+        return distance, ""
+    served = [one for one in path.distances if one.target_set == distance.target_set]
+    return (served or [noise[0].served])[0], " as it is served, one text at a time"
 
 
 def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float) -> Iterator[Reason]:
@@ -340,8 +333,7 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
         distance, how = judged_distance(comparison, many)
         where = f"on {distance.target_set} targets{how}"
         kl_many, top1_many = (
-            f" ({figure} for all {many.documents} documents many at once)" if how else ""
-            for figure in (f"{many.kl.mean:.3g}", f"{many.top1.mean:.2%}")
+            f" ({figure} many at once)" if how else "" for figure in (f"{many.kl.mean:.3g}", f"{many.top1.mean:.2%}")
         )
         yield _reason(
             f"{kl_code}_{distance.target_set}",

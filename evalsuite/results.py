@@ -173,9 +173,10 @@ class PathNoise:
 class ServedPath:
     """An export the way `assay serve` runs it, beside the way in which many documents are measured at once."""
 
-    documents: int  # written and scored both ways, spread over all lengths
+    documents: int  # written and scored both ways first, spread over all lengths
     texts_differ: int | None  # of these: other tokens, or another end; then all summaries were written one by one
     noise: tuple[PathNoise, ...]  # gold, greedy; empty where `not_finite_tokens` says why
+    distances: tuple[Distance, ...] = ()  # gold, greedy, of all documents as it is served; empty: the noise is small
     not_finite_tokens: int = 0  # tokens with a logit that is not finite, as it is served
 
 

@@ -1,19 +1,32 @@
 """An export the way `assay serve` runs it, one text at a time and token by token, beside many at once.
 
 Engines compute one column by other kernels than many, and the server never has more than one. So some documents, of
-all lengths, are written and scored as the server would write them. What the two ways differ by is noise of its own.
+all lengths, are written and scored as the server would write them. What the two ways differ by is noise of its own;
+where it is more than the reference's, all documents are written or scored so, and these figures are the judged ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from contract.runtime import Completion, GenerateParams, Runtime, ScoresAsWritten
 from evalsuite.distance import LogitsSpool, Pair, TokenDistances, mean_kl, summarize, token_distances
-from evalsuite.results import PathNoise, TargetSet
+from evalsuite.results import Distance, PathNoise, TargetSet
 
 SERVED_KINDS = ("gguf", "onnx")  # of artifacts that `assay serve` takes
-SERVED_DOCUMENTS = 32
+SERVED_DOCUMENTS = 32  # at least, where there are as many
+KL_FLOOR_NATS = 1e-9  # float32 sums in another order: nothing can be asked to be nearer than this
+_TARGET_SETS: tuple[TargetSet, TargetSet] = ("gold", "greedy")
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What scoring one at a time found."""
+
+    noise: tuple[PathNoise, ...] = ()  # gold, greedy
+    distances: tuple[Distance, ...] = ()  # of all documents, where one of those differs
+    not_finite: int = 0  # tokens with a logit that is not finite; then there are no figures
 
 
 def spread(prompts: Sequence[Sequence[int]], most: int = SERVED_DOCUMENTS) -> tuple[int, ...]:
@@ -51,57 +64,82 @@ def texts_differ(ours: Sequence[Completion], theirs: Sequence[Completion]) -> in
     return sum((a.ids, a.stop) != (b.ids, b.stop) for a, b in zip(ours, theirs, strict=True))
 
 
+def differs(noise: PathNoise) -> bool:
+    """Is the way it is served farther from the other than noise is? By mean KL from the reference, same documents."""
+    floor = max(KL_FLOOR_NATS, noise.reference_noise_kl or 0.0)
+    return not abs(noise.served.kl.mean - noise.batched.kl.mean) <= floor
+
+
 def score_alone(
     runtime: Runtime,
     pairs: Sequence[Pair],
-    at: Sequence[int],
+    documents: Sequence[int],
     params: GenerateParams,
     reference: LogitsSpool,
     many: LogitsSpool,
     scored: Sequence[TokenDistances],
+    reference_noise: Mapping[TargetSet, float],
     step: Callable[[], None],
-) -> tuple[tuple[PathNoise, ...], int]:
-    """Score some pairs as the server would write them, and hold that against the reference and against many at once.
+) -> Alone:
+    """Score some documents as the server would write them, and all of them where that is another thing than before.
 
     Args:
         runtime: the artifact as the server loads it.
         pairs: of all documents, gold and greedy in turn.
-        at: which of them, from `pairs_of`.
+        documents: the first ones, from `spread`.
         params: how the server generates.
         reference: the reference's logits, of all pairs.
-        many: the artifact's own as they came many at once, of the pairs `at` only.
-        scored: these against the reference, of all pairs.
+        many: the artifact's own as they came many at once, of these documents' pairs only.
+        scored: the artifact's own, many at once, against the reference; of all pairs.
+        reference_noise: the reference's own, nats, as far as it was measured.
         step: called for every pair that is done.
-
-    Returns:
-        Gold and greedy; and how many tokens have a logit that is not finite: if any, no figures.
     """
     import numpy as np
 
     assert isinstance(runtime, ScoresAsWritten), "what is served can be scored as it is written"
-    served: tuple[list[TokenDistances], ...] = ([], [])
-    between: tuple[list[TokenDistances], ...] = ([], [])
+    at = pairs_of(documents)
+    served: dict[int, TokenDistances] = {}
+    between: dict[int, TokenDistances] = {}
     largest = [0.0, 0.0]
-    logits = runtime.score_as_written([pairs[index] for index in at], params)
-    for number, (index, block) in enumerate(zip(at, logits, strict=True)):
-        other, target, which = many.read(number), pairs[index][1], index % 2
-        served[which].append(token_distances(reference.read(index), block, target))
-        between[which].append(token_distances(other, block, target))
+    for number, (index, block) in enumerate(
+        zip(at, runtime.score_as_written([pairs[index] for index in at], params), strict=True)
+    ):
+        other, target = many.read(number), pairs[index][1]
+        served[index] = token_distances(reference.read(index), block, target)
+        between[index] = token_distances(other, block, target)
         if block.size:
             with np.errstate(invalid="ignore"):
-                largest[which] = max(largest[which], float(np.abs(block - other).max()))
+                largest[index % 2] = max(largest[index % 2], float(np.abs(block - other).max()))
         step()
-    not_finite = sum(document.not_finite for documents in served for document in documents)
-    if not_finite:
-        return (), not_finite
-    names: tuple[TargetSet, TargetSet] = ("gold", "greedy")
-    return tuple(
+    if not_finite := _not_finite(served):
+        return Alone(not_finite=not_finite)
+    noise = tuple(
         PathNoise(
             name,
-            summarize(name, served[which]),
+            summarize(name, [served[index] for index in at if index % 2 == which]),
             summarize(name, [scored[index] for index in at if index % 2 == which]),
-            mean_kl(between[which]),
+            mean_kl([between[index] for index in at if index % 2 == which]),
             largest[which],
+            reference_noise.get(name),
         )
-        for which, name in enumerate(names)
-    ), 0
+        for which, name in enumerate(_TARGET_SETS)
+    )
+    if not any(map(differs, noise)):
+        return Alone(noise)
+    rest = [index for index in range(len(pairs)) if index not in served]
+    for index, block in zip(rest, runtime.score_as_written([pairs[index] for index in rest], params), strict=True):
+        served[index] = token_distances(reference.read(index), block, pairs[index][1])
+        step()
+    if not_finite := _not_finite(served):
+        return Alone(not_finite=not_finite)
+    return Alone(
+        noise,
+        tuple(
+            summarize(name, [served[index] for index in range(which, len(pairs), 2)])
+            for which, name in enumerate(_TARGET_SETS)
+        ),
+    )
+
+
+def _not_finite(served: Mapping[int, TokenDistances]) -> int:
+    return sum(document.not_finite for document in served.values())

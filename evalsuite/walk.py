@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -20,10 +20,11 @@ from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
 from evalsuite.progress import Progress
-from evalsuite.results import Distance, Noise, PathNoise, ServedPath, TargetSet
+from evalsuite.results import Distance, Noise, ServedPath, TargetSet
 from evalsuite.served_path import (
     SERVED_DOCUMENTS,
     SERVED_KINDS,
+    Alone,
     pairs_of,
     score_alone,
     spread,
@@ -52,8 +53,7 @@ class Found:
     not_finite_tokens: int
     vocabulary: tuple[int, int] | None
     starts: tuple[Start, ...]  # of its own summaries, by document; empty: nothing is known of them
-    path_noise: tuple[PathNoise, ...] = ()  # of what is served: one at a time beside many at once
-    served_not_finite: int = 0  # tokens, one at a time
+    alone: Alone | None = None  # of what is served: one at a time beside many at once
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Walk:
         """Count the work that is not in the cache."""
         served = min(SERVED_DOCUMENTS, len(self.examples)) if self._is_served(node) else 0
         if self.cache.get("node", key, Found) is None:
-            self.progress.expect(2 * len(self.examples) + 2 * served * Progress.ALONE)
+            self.progress.expect(2 * len(self.examples) * (1 + Progress.ALONE * bool(served)))
         if served:
             if self.cache.get("alone", f"{key}-some-0", _Chunk) is None:
                 rest = len(self.examples) - served
@@ -238,7 +238,7 @@ class Walk:
             targets = above.targets if above else self._targets(node, key, model, alone)
             keep = self._spool(node, key, targets, found.vocab_size if found else model().vocab_size)
             if found is None or (keep is not None and not keep.complete):
-                found = self._score(node, key, model, alone, targets, reference, keep, found)
+                found = self._score(node, key, model, alone, targets, above, reference, keep, found)
             completions, differ = self._completions(node, key, model, alone, targets, found, above)
         except AssayError as error:
             if not _only_its_own(node, error, model, alone):
@@ -250,12 +250,10 @@ class Walk:
             model.close()
             alone.close()
         visit = Visit(node, key, above, targets, found, completions, {})
-        if found.path_noise or found.served_not_finite:
+        if found.alone is not None:
             count = len(self._served_documents(node, targets))
-            noise = tuple(
-                replace(one, reference_noise_kl=_reference_noise(above, one.target_set)) for one in found.path_noise
-            )
-            visit.served_path = ServedPath(count, differ, noise, found.served_not_finite)
+            alone_ = found.alone
+            visit.served_path = ServedPath(count, differ, alone_.noise, alone_.distances, alone_.not_finite)
         self.visits.append(visit)
         for dtype in sorted({_dtype(child) for child in _merges(node)}):
             visit.noise[dtype] = self._noise(visit, dtype, keep)
@@ -269,6 +267,7 @@ class Walk:
         model: Model,
         alone: Model,
         targets: Targets,
+        above: Visit | None,
         reference: LogitsSpool | None,
         keep: LogitsSpool | None,
         found: Found | None,
@@ -296,8 +295,9 @@ class Walk:
                 with model.at_work():
                     found = self._found(node, model(), targets, reference, scored)
                 if reference is not None and documents and found.distances:
+                    noise = _reference_noise(above)
                     found = self._score_alone(
-                        node, key, model, alone, targets, documents, reference, many, scored[0], found
+                        node, key, model, alone, targets, documents, noise, reference, many, scored[0], found
                     )
                 self.cache.put("node", key, found)
         finally:
@@ -312,6 +312,7 @@ class Walk:
         alone: Model,
         targets: Targets,
         documents: Sequence[int],
+        noise: Mapping[TargetSet, float],
         reference: LogitsSpool,
         many: LogitsSpool,
         scored: Sequence[TokenDistances],
@@ -324,10 +325,10 @@ class Walk:
         runtime = alone()
         step = partial(self.progress.step, node.label, Progress.ALONE)
         with alone.at_work():
-            noise, not_finite = score_alone(
-                runtime, targets.pairs, pairs_of(documents), self.params, reference, many, scored, step
-            )
-        return replace(found, path_noise=noise, served_not_finite=not_finite)
+            alone_ = score_alone(runtime, targets.pairs, documents, self.params, reference, many, scored, noise, step)
+        if not alone_.distances:
+            self.progress.expect(-2 * (len(self.examples) - len(documents)) * Progress.ALONE)
+        return replace(found, alone=alone_)
 
     def _is_served(self, node: Node) -> bool:
         """Is it judged the way it is served?"""
@@ -457,9 +458,9 @@ class Walk:
         if not self._writes(node):
             return None, None
         prompts = found.prompts[: len(self.examples)]
-        if found.not_finite_tokens or found.served_not_finite:
+        if found.not_finite_tokens or (found.alone is not None and found.alone.not_finite):
             return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts), None
-        if not found.path_noise:
+        if found.alone is None:
             return self._write(node, key, model, prompts, found.starts), None
         some = self._served_documents(node, targets)
         rest = [index for index in range(len(prompts)) if index not in some]
@@ -579,12 +580,12 @@ def served_path_of(visit: Visit) -> ServedPath | None:
     return visit.served_path if visit.node.purpose == "quantization" else None
 
 
-def _reference_noise(reference: Visit | None, target_set: TargetSet) -> float | None:
+def _reference_noise(reference: Visit | None) -> dict[TargetSet, float]:
     """Of what an export is compared with, or, where that is a merge, of the adapter it was held against; nats."""
     if reference is None:
-        return None
+        return {}
     measured = next(iter(reference.noise.values()), None) or noise_of(reference)
-    return next((noise.self_noise_kl for noise in measured if noise.target_set == target_set), None)
+    return {noise.target_set: noise.self_noise_kl for noise in measured}
 
 
 def _only_its_own(node: Node, error: AssayError, *models: Model) -> bool:
