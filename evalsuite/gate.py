@@ -300,7 +300,7 @@ def _served_path(row: Row, comparison: Comparison) -> Iterator[Reason]:
         text = f"{path.not_finite_tokens} tokens have logits that are not finite, one text at a time as it is served"
         yield Reason("not_finite", "fail", text, path.not_finite_tokens, 0, "tokens")
         return
-    if {noise.target_set for noise in path.noise} != {distance.target_set for distance in comparison.distances}:
+    if not {distance.target_set for distance in comparison.distances} <= {noise.target_set for noise in path.noise}:
         yield Reason("served_path", "inconclusive", "it was not scored the way it is served, token by token")
         return
     kl = " and ".join(f"{noise.kl:.2g} nats on {noise.target_set} targets" for noise in path.noise)

@@ -65,9 +65,13 @@ def texts_differ(ours: Sequence[Completion], theirs: Sequence[Completion]) -> in
 
 
 def differs(noise: PathNoise) -> bool:
-    """Is the way it is served farther from the other than noise is? By mean KL from the reference, same documents."""
+    """Does the way it is served differ from the other by more than the reference's noise? Nats, on the same documents.
+
+    Either way counts: how far the two are from each other, and how much farther one is from the reference.
+    """
     floor = max(KL_FLOOR_NATS, noise.reference_noise_kl or 0.0)
-    return not abs(noise.served.kl.mean - noise.batched.kl.mean) <= floor
+    apart = abs(noise.served.kl.mean - noise.batched.kl.mean)
+    return not (noise.kl <= floor and apart <= floor)
 
 
 def score_alone(

@@ -118,8 +118,7 @@ class Walk:
         self.cache, self.progress = cache, Progress()
         self.visits: list[Visit] = []
         self.faults: list[Fault] = []  # of what nothing is compared with
-        longest_words = max(len(example.document.split()) for example in examples)
-        self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + params.max_new_tokens)))
+        self.parallel = self._most_parallel()
 
     def trees(self, roots: Sequence[Node]) -> None:
         """Visit every node, never with two models in memory.
@@ -163,6 +162,13 @@ class Walk:
         said = f"{len(too_long)} of {len(self.examples)} documents are too long to be served, so they are not judged"
         self.progress.say(f"{said}: {room} is what fits")
         self.examples, self.data_sha256 = kept, sha256_of_rows(kept)
+        self.parallel = self._most_parallel()
+        for model in models:
+            model.close()  # it is loaded again for those that are left, as if the others had never been there
+
+    def _most_parallel(self) -> int:
+        longest_words = max(len(example.document.split()) for example in self.examples)
+        return min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + self.params.max_new_tokens)))
 
     def _fit(self, root: Node, model: Model) -> Fit:
         contexts = [length for node in root.all if (length := recorded_context(node.artifact)) is not None]
