@@ -172,7 +172,7 @@ class Walk:
 
     def _fit(self, root: Node, model: Model) -> Fit:
         contexts = [length for node in root.all if (length := recorded_context(node.artifact)) is not None]
-        key = self.cache.key(root=self._root_key(root), contexts=contexts)
+        key = self.cache.key(root=self._root_key(root), context=min(contexts, default=None))
         known = self.cache.get("fit", key, Fit)
         if known is None:
             runtime = model()
