@@ -8,7 +8,7 @@ from contract.runtime import Completion
 from evalsuite.results import Comparison, Interval, Prediction, Purpose, Row, Speed
 from evalsuite.scorer import Scored, TaskScorer
 from evalsuite.stats import interval_of_mean, paired_difference
-from evalsuite.walk import Visit, noise_of, served_path_of
+from evalsuite.visit import Visit, noise_of, served_path_of
 
 _MOST_POSITIONS = 2_000
 

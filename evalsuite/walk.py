@@ -13,18 +13,17 @@ from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
 from evalsuite.fit import Fit, fit, recorded_context
-from evalsuite.identity import added_tokens, base_identity, recorded_prompt, stored_dtype
-from evalsuite.interface import Interface, compare_interface
+from evalsuite.identity import added_tokens, base_identity, recorded_prompt
+from evalsuite.interface import compare_interface
 from evalsuite.loadable import Fault, Model
 from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
 from evalsuite.progress import Progress
-from evalsuite.results import Distance, Noise, ServedPath, TargetSet
+from evalsuite.results import Noise, ServedPath, TargetSet
 from evalsuite.served_path import (
     SERVED_DOCUMENTS,
     SERVED_KINDS,
-    Alone,
     pairs_of,
     score_alone,
     spread,
@@ -32,6 +31,7 @@ from evalsuite.served_path import (
     write_alone,
 )
 from evalsuite.targets import Targets, encode_all, make_targets
+from evalsuite.visit import Found, Visit, dtype_of, reference_noise
 from runtimes import Dtype, Weights, load_runtime
 from runtimes.onnx_provider import onnx_runs_on
 
@@ -42,21 +42,6 @@ _TARGET_SETS: tuple[TargetSet, ...] = ("gold", "greedy")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is kept of a node, but for its summaries."""
-
-    engine: str
-    vocab_size: int
-    prompts: tuple[tuple[int, ...], ...]  # by its own tokenizer and template
-    interface: Interface
-    distances: tuple[Distance, ...]
-    not_finite_tokens: int
-    vocabulary: tuple[int, int] | None
-    starts: tuple[Start, ...]  # of its own summaries, by document; empty: nothing is known of them
-    alone: Alone | None = None  # of what is served: one at a time beside many at once
-
-
-@dataclass(frozen=True)
 class _Chunk:
     completions: tuple[Completion, ...]
 
@@ -64,34 +49,6 @@ class _Chunk:
 @dataclass(frozen=True)
 class _Noises:
     by_target_set: tuple[Noise, ...]
-
-
-@dataclass
-class Visit:
-    """What was found of one node.
-
-    `noise` is what a merge of it is held against, by dtype; `served_path` what serving it differs by, where it is
-    served and compared.
-    """
-
-    node: Node
-    key: str
-    above: Visit | None
-    targets: Targets
-    found: Found
-    completions: tuple[Completion, ...] | None
-    noise: dict[str, tuple[Noise, ...]]
-    served_path: ServedPath | None = None
-
-    @property
-    def engine(self) -> str:
-        """What ran it."""
-        return self.found.engine
-
-    @property
-    def prompts(self) -> tuple[tuple[int, ...], ...]:
-        """By its own tokenizer and template: of the documents, then of the hard texts."""
-        return self.found.prompts
 
 
 class Walk:
@@ -261,7 +218,7 @@ class Walk:
             alone_ = found.alone
             visit.served_path = ServedPath(count, differ, alone_.noise, alone_.distances, alone_.not_finite)
         self.visits.append(visit)
-        for dtype in sorted({_dtype(child) for child in _merges(node)}):
+        for dtype in sorted({dtype_of(child) for child in _merges(node)}):
             visit.noise[dtype] = self._noise(visit, dtype, keep)
         for child in node.children:
             self._visit(child, self._child_key(child, key), visit, keep)
@@ -301,7 +258,7 @@ class Walk:
                 with model.at_work():
                     found = self._found(node, model(), targets, reference, scored)
                 if reference is not None and documents and found.distances:
-                    noise = _reference_noise(above)
+                    noise = reference_noise(above)
                     found = self._score_alone(
                         node, key, model, alone, targets, documents, noise, reference, many, scored[0], found
                     )
@@ -385,7 +342,7 @@ class Walk:
     def _spool(self, node: Node, key: str, targets: Targets, vocab_size: int) -> LogitsSpool | None:
         """Where this node's logits are kept, if something below it still has to be held against them."""
         wanted = any(self.cache.get("node", self._child_key(child, key), Found) is None for child in node.children)
-        wanted |= any(self.cache.get("noise", f"{key}-{_dtype(child)}", _Noises) is None for child in _merges(node))
+        wanted |= any(self.cache.get("noise", f"{key}-{dtype_of(child)}", _Noises) is None for child in _merges(node))
         path = self.cache.logits_path(key) if node.children else None
         if path is None or not wanted:
             return None
@@ -570,28 +527,6 @@ class Walk:
 
 def _merges(node: Node) -> list[Node]:
     return [child for child in node.children if child.purpose == "merge_fidelity"]
-
-
-def _dtype(merged: Node) -> str:
-    return str(merged.artifact.details.get("dtype") or stored_dtype(merged.artifact))
-
-
-def noise_of(visit: Visit) -> tuple[Noise, ...]:
-    """What the merge that this visit was of is held against."""
-    return visit.above.noise[_dtype(visit.node)] if visit.above and visit.node.purpose == "merge_fidelity" else ()
-
-
-def served_path_of(visit: Visit) -> ServedPath | None:
-    """What serving it differs by, where that counts: of an export beside what it was made from."""
-    return visit.served_path if visit.node.purpose == "quantization" else None
-
-
-def _reference_noise(reference: Visit | None) -> dict[TargetSet, float]:
-    """Of what an export is compared with, or, where that is a merge, of the adapter it was held against; nats."""
-    if reference is None:
-        return {}
-    measured = next(iter(reference.noise.values()), None) or noise_of(reference)
-    return {noise.target_set: noise.self_noise_kl for noise in measured}
 
 
 def _only_its_own(node: Node, error: AssayError, *models: Model) -> bool:
