@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contract.runtime import Completion
+from evalsuite.identity import stored_dtype
 from evalsuite.interface import Interface
 from evalsuite.own_words import Start
 from evalsuite.plan import Node
