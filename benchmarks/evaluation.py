@@ -76,7 +76,7 @@ def assay_reference(
             return tuple(runtime.generate(prompts, params))
         return write_and_spool(runtime, prompts, golds, params, spool, size, lambda _: None, lambda *_: None)
 
-    targets = make_targets(runtime, prompt_of(artifact), examples, most, write_targets)
+    targets = make_targets(runtime, prompt_of(artifact), examples, write_targets)
     kept = LogitsSpool(spool, runtime.vocab_size, [len(target) for _, target in targets.pairs])
     if not kept.complete:
         score_against(runtime, targets.pairs, [], kept)

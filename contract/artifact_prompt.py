@@ -28,6 +28,7 @@ _NOTHING = re.compile("[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]+")
 # GGUF value types and their sizes in bytes (ggml's docs/gguf.md); strings and arrays carry their length
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
+_INTEGERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 _LONGEST_STRING = 1 << 24
 
 
@@ -67,6 +68,17 @@ def gguf_string(path: Path, key: str) -> str | None:
     Raises:
         AssayError: the file ends inside its metadata, or is of a version before 2.
     """
+    value = _gguf_value(path, key)
+    return value if isinstance(value, str) else None
+
+
+def gguf_integer(path: Path, key: str) -> int | None:
+    """The value of a whole-number key in a .gguf file's metadata, or None; otherwise as `gguf_string`."""
+    value = _gguf_value(path, key)
+    return value if isinstance(value, int) else None
+
+
+def _gguf_value(path: Path, key: str) -> str | int | None:
     with path.open("rb") as file:
         try:
             magic, version, _, count = struct.unpack("<4sIQQ", file.read(24))
@@ -77,6 +89,8 @@ def gguf_string(path: Path, key: str) -> str | None:
                 (kind,) = struct.unpack("<I", file.read(4))
                 if name == key and kind == _STRING:
                     return _string(file)
+                if name == key and kind in _INTEGERS:
+                    return int(struct.unpack(_INTEGERS[kind], file.read(_SIZES[kind]))[0])
                 _skip(file, kind)
         except (struct.error, KeyError, UnicodeDecodeError, OSError, OverflowError) as error:
             raise AssayError(

@@ -42,14 +42,9 @@ class Evaluation:
         return replace(self, subjects=(digest,), verdicts=tuple(v for v in self.verdicts if v.digest == digest))
 
     def is_same(self, other: Evaluation) -> bool:
-        """The same documents, limits and way of writing: one of them is the other done again."""
+        """The same data, limits and way of writing: one of them is the other done again."""
         mine, its = self.basis, other.basis
-        return (mine.data_sha256, mine.documents, mine.limits, mine.generate) == (
-            its.data_sha256,
-            its.documents,
-            its.limits,
-            its.generate,
-        )
+        return (mine.data_sha256, mine.limits, mine.generate) == (its.data_sha256, its.limits, its.generate)
 
 
 History = tuple[Evaluation, ...]

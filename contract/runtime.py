@@ -158,3 +158,27 @@ class WritesAndScores(Protocol):
             AssayError: as `generate` and `score`; or the model cannot (`shares_prompts`).
         """
         ...
+
+
+@runtime_checkable
+class ScoresAsWritten(Protocol):
+    """A runtime that can score a target in the very steps in which a server would write it.
+
+    `score` may take many columns at once, for which engines have other kernels than for one.
+    """
+
+    def score_as_written(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], params: GenerateParams
+    ) -> Iterator[np.ndarray]:
+        """As `score`, one pair at a time: the prompt is read as `stream` reads it, then each target id is fed alone.
+
+        Where a target is what `stream` writes, row i is bit for bit what its id i was chosen from.
+
+        Args:
+            pairs: (prompt ids, target ids).
+            params: how long an answer may become: room is made for it as `stream` makes it.
+
+        Raises:
+            AssayError: as `score`.
+        """
+        ...

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -81,14 +81,14 @@ class LogitsSpool:
         """Is everything there, as it was written?"""
         return self._path.is_file() and self._path.stat().st_size == self.size_bytes and _is_as_written(self._path)
 
-    def write(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Write what passes through, one [tokens, vocab_size] block per document.
+    def write(self, logits: Iterator[np.ndarray], only: Container[int] | None = None) -> Iterator[np.ndarray]:
+        """Write what passes through, one [tokens, vocab_size] block per document; `only` these of them, if given.
 
         Raises:
             AssayError: there is no room on the disk.
         """
         self.check_room()
-        yield from spooled(self._path, logits)
+        yield from spooled(self._path, logits, only)
 
     def check_room(self) -> None:
         """Raise where the disk has no room for the file."""
@@ -121,15 +121,16 @@ def room_for(size_bytes: int, path: Path) -> bool:
     return size_bytes <= 0.95 * shutil.disk_usage(path.parent).free
 
 
-def spooled(path: Path, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Write blocks of logits to a file as they pass through; it and its checksum are there once the last has passed."""
+def spooled(path: Path, logits: Iterator[np.ndarray], only: Container[int] | None = None) -> Iterator[np.ndarray]:
+    """Write blocks of logits (`only` these) as they pass; file and checksum are there once the last has passed."""
     partial, digest = partial_of(path), hashlib.sha256()
     try:
         with partial.open("wb") as file:
-            for block in logits:
-                written = block.astype("float32", copy=False).tobytes()
-                file.write(written)
-                digest.update(written)
+            for at, block in enumerate(logits):
+                if only is None or at in only:
+                    written = block.astype("float32", copy=False).tobytes()
+                    file.write(written)
+                    digest.update(written)
                 yield block
         write_whole(checksum_path(path), digest.hexdigest(), durable=False)
         partial.rename(path)
@@ -198,6 +199,7 @@ def score_against(
     references: Sequence[LogitsSpool],
     keep: LogitsSpool | None = None,
     *,
+    some: tuple[LogitsSpool, Container[int]] | None = None,
     batch: int | None = None,
     documents: Sequence[int] | None = None,
     step: Callable[[], None] | None = None,
@@ -209,6 +211,7 @@ def score_against(
         pairs: prompt and target ids, the same for every artifact.
         references: spools of the same pairs.
         keep: an empty spool to write this artifact's logits to.
+        some: another, and which of the pairs to write to it.
         batch: hand over this many pairs at a time; None leaves batching to the runtime.
         documents: where each pair stands in the references; None: in the same order.
         step: called for every pair that is done.
@@ -222,6 +225,8 @@ def score_against(
     )
     if keep is not None:
         logits = keep.write(logits)
+    if some is not None:
+        logits = some[0].write(logits, some[1])
     at = range(len(pairs)) if documents is None else documents
     found: list[list[TokenDistances]] = [[] for _ in references]
     for index, (_, target), block in zip(at, pairs, logits, strict=True):

@@ -15,6 +15,7 @@ from contract.errors import AssayError, listed
 from contract.example import Example, key_of, sha256_of_rows
 from contract.groups import group, row_count
 from contract.history import Evaluation
+from contract.prompt import PromptSpec
 from contract.runtime import GenerateParams
 from contract.similarity import near_duplicates
 from contract.verdict import Basis
@@ -22,9 +23,10 @@ from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
 from evalsuite.folder import refuse_foreign_folder, refuse_inside, write_evaluation, writing
 from evalsuite.gate import judge, required
+from evalsuite.identity import recorded_prompt
 from evalsuite.kept import Kept
 from evalsuite.loadable import set_apart, unloadable
-from evalsuite.plan import plan
+from evalsuite.plan import Node, plan
 from evalsuite.results import DataInfo, NearDuplicate, Results, Speed
 from evalsuite.rows import row_of, score_visit
 from evalsuite.scorer import TaskScorer
@@ -91,7 +93,7 @@ def evaluate(
     nodes = [node for root in roots for node in root.all if node.is_row]
     kept = Kept(out, [*(node.artifact for node in nodes), *(fault.artifact for fault in faults)])
     evaluation = Evaluation(
-        _basis(examples, data_sha256, gate, params, recipe),
+        _basis(examples, data_sha256, gate, params, recipe.prompt.spec() if recipe else _recorded_words(nodes)),
         tuple(
             dict.fromkeys(
                 [node.artifact.digest for node in nodes if node.role == "candidate"]
@@ -105,6 +107,9 @@ def evaluate(
         walk = Walk(examples, data_sha256, recipe.prompt.spec() if recipe else None, params, threads, cache)
         walk.trees(roots)
         faults += walk.faults
+        examples = walk.examples
+        judged = tuple(sorted(map(key_of, examples)))  # what is too long to be served was not
+        evaluation = replace(evaluation, basis=replace(evaluation.basis, documents=judged))
         if served and all(visit.node.artifact.digest != served.digest for visit in walk.visits):
             raise next(fault.error for fault in faults if fault.artifact.digest == served.digest)
         if not walk.visits:
@@ -127,7 +132,7 @@ def evaluate(
         print("assay eval · judging and writing …", file=sys.stderr, flush=True)
         results = Results(
             environment(threads),
-            _data(examples, data_sha256, walk.visits[0], near),
+            _data(examples, data_sha256, walk.too_long, near),
             params.max_new_tokens,
             tuple(rows),
             baselines,
@@ -145,9 +150,9 @@ def evaluate(
 
 
 def _basis(
-    examples: Sequence[Example], data_sha256: str, gate: GatePart, params: GenerateParams, recipe: Recipe | None
+    examples: Sequence[Example], data_sha256: str, gate: GatePart, params: GenerateParams, spec: PromptSpec
 ) -> Basis:
-    """What the verdicts will rest on. Without a recipe every artifact is asked in the words it records itself."""
+    """What the verdicts will rest on; `spec` are the words for artifacts that record none of their own."""
     return Basis(
         data_sha256,
         tuple(sorted(map(key_of, examples))),
@@ -155,11 +160,17 @@ def _basis(
         {
             "max_new_tokens": params.max_new_tokens,
             **params.beyond_greedy(),
-            "prompt": recipe.prompt.spec().as_dict() if recipe else None,
+            "prompt": spec.as_dict(),
         },
         environment(1).versions,
         datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _recorded_words(nodes: Sequence[Node]) -> PromptSpec:
+    """The first that one of the artifacts was made for, else the default words."""
+    recorded = (recorded_prompt(node.artifact) for node in nodes)
+    return next((spec for spec in recorded if spec is not None), PromptSpec())
 
 
 def _recorded_params(artifacts: Sequence[Artifact]) -> GenerateParams:
@@ -216,12 +227,15 @@ def _near_duplicates(examples: Sequence[Example]) -> list[NearDuplicate]:
     return found
 
 
-def _data(examples: Sequence[Example], sha256: str, first: Visit, near: Sequence[NearDuplicate]) -> DataInfo:
+def _data(
+    examples: Sequence[Example], sha256: str, too_long: tuple[str, ...], near: Sequence[NearDuplicate]
+) -> DataInfo:
+    """`examples` are those that were judged, `sha256` is of all."""
     count = len(examples)
     return DataInfo(
         sha256,
         count,
-        first.targets.shortened,
+        too_long,
         sum(len(example.references[0].split()) for example in examples) / count,
         sum(len(example.document.split()) for example in examples) / count,
         row_count(examples),

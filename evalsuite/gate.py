@@ -9,8 +9,9 @@ not pass either. What was not measured has not passed.
 Reason codes (stable): prompt_ids_differ, double_bos, stop_ids_differ, not_finite, vocabulary_differs, merge_kl_gold,
 merge_kl_greedy, merge_ruined_documents, base_change_kl_gold, base_change_kl_greedy, base_change_top1_gold,
 base_change_top1_greedy, base_change_ruined_documents, base_change_rouge_l_loss, kl_mean_gold, kl_mean_greedy,
-top1_gold, top1_greedy, ruined_documents, perplexity_ratio, rouge_l_loss, eos_rate_loss, too_few_documents, no_limits,
-not_measured, no_reference, lineage_not_found, reference_not_passed; of an endpoint served_digest_differs,
+top1_gold, top1_greedy, ruined_documents, perplexity_ratio, rouge_l_loss, eos_rate_loss, served_path,
+too_few_documents, documents_too_long, no_limits, not_measured, no_reference, lineage_not_found, reference_not_passed;
+of an endpoint served_digest_differs,
 served_prompt_tokens_differ, served_truncated, served_control_text, served_text_differs, served_stop_differs,
 served_rouge_l_loss; of what has no figures at all not_loadable.
 """
@@ -24,15 +25,14 @@ from typing import TYPE_CHECKING
 from contract.sample_size import FEWEST_DOCUMENTS
 from contract.shares import documents_for_share
 from contract.verdict import Above, Outcome, Reason, Verdict, worst
-from evalsuite.results import Comparison, Interval, Results, Row, Unloadable
+from evalsuite.results import Comparison, DataInfo, Distance, Interval, Results, Row, Unloadable
 from evalsuite.ruined import ruined_documents
 from evalsuite.served.gate import told_counts
+from evalsuite.served_path import KL_FLOOR_NATS, SERVED_KINDS, differs
 from evalsuite.stats import at_least, at_most, documents_needed, non_inferior
 
 if TYPE_CHECKING:
     from contract.limits import GatePart
-
-KL_FLOOR_NATS = 1e-9  # float32 sums in another order: a merge cannot be asked to be nearer than this
 
 
 def judge(results: Results, gate: GatePart) -> list[Verdict]:
@@ -106,6 +106,7 @@ def _verdict(row: Row, results: Results, gate: GatePart) -> Verdict:
         n = results.data.documents
         text = f"{n} documents are too little data to pass on"
         reasons.append(Reason("too_few_documents", "inconclusive", text, n, FEWEST_DOCUMENTS, "documents", n))
+    reasons.append(_too_long(results.data))
     compared_with = judged[0].reference_digest if judged else None
     return Verdict(row.label, row.digest, worst([r.outcome for r in reasons]), tuple(reasons), compared_with)
 
@@ -129,6 +130,16 @@ def _unmeasured(comparison: Comparison) -> Iterator[Reason]:
     if lacking:
         text = f"not measured against {comparison.reference_label}: {', '.join(lacking)}"
         yield Reason("not_measured", "inconclusive", text)
+
+
+def _too_long(data: DataInfo) -> Reason:
+    """Documents that serving refuses are not judged: a verdict says so, and is none on the few that are left."""
+    left_out, documents = len(data.too_long), data.documents + len(data.too_long)
+    text = f"all {documents} documents can be served"
+    if left_out:
+        text = f"{data.documents} of {documents} documents were judged: {left_out} are too long to be served"
+    outcome: Outcome = "inconclusive" if 2 * left_out > documents else "pass"
+    return Reason("documents_too_long", outcome, text, left_out, documents // 2, "documents", documents)
 
 
 def _reasons(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
@@ -247,13 +258,16 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
 
 
 def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
+    yield from _served_path(row, comparison)
     limits = gate.limits_of(row.kind, row.quant)
     if limits is None:
         yield Reason("no_limits", "inconclusive", f"the recipe has no limits for {row.quant or 'an unknown type'}")
         return
     yield from _distances(comparison, "", limits.max_kl_nats, limits.min_top1_agreement, gate)
-    for distance in comparison.distances:
-        if distance.target_set == "gold":
+    for many in comparison.distances:
+        if many.target_set == "gold":
+            distance, how = judged_distance(comparison, many)
+            beside = f" ({many.perplexity_ratio.mean:.4f} many at once)" if how else ""
             ratio = distance.perplexity_ratio
             yield _reason(
                 "perplexity_ratio",
@@ -261,8 +275,8 @@ def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[
                 ratio,
                 limits.max_perplexity_ratio,
                 "",
-                f"perplexity of the gold summaries {distance.perplexity:.4g}, "
-                f"{ratio.mean:.4f} times {comparison.reference_label}'s, at most",
+                f"perplexity of the gold summaries{how} {distance.perplexity:.4g}, "
+                f"{ratio.mean:.4f} times {comparison.reference_label}'s{beside}, at most",
             )
     yield from _rouge(comparison, "rouge_l_loss", limits.max_rouge_l_loss)
 
@@ -303,18 +317,60 @@ def _serving(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
     yield from _rouge(comparison, "served_rouge_l_loss", limits.max_rouge_l_loss)
 
 
+def _served_path(row: Row, comparison: Comparison) -> Iterator[Reason]:
+    """What serving differs by from the way many documents are measured: noise of its own, and said in any case."""
+    path = comparison.served_path
+    if row.kind not in SERVED_KINDS or not comparison.distances:
+        return
+    if path is None:
+        yield Reason("served_path", "inconclusive", "it was not run the way it is served, one text at a time")
+        return
+    if path.not_finite_tokens:
+        text = f"{path.not_finite_tokens} tokens have logits that are not finite, one text at a time as it is served"
+        yield Reason("not_finite", "fail", text, path.not_finite_tokens, 0, "tokens")
+        return
+    if not {distance.target_set for distance in comparison.distances} <= {noise.target_set for noise in path.noise}:
+        yield Reason("served_path", "inconclusive", "it was not scored the way it is served, token by token")
+        return
+    kl = " and ".join(f"{noise.kl:.2g} nats on {noise.target_set} targets" for noise in path.noise)
+    largest = max(noise.logit_difference for noise in path.noise)
+    own = [noise.reference_noise_kl for noise in path.noise if noise.reference_noise_kl is not None]
+    beside = f"is {max(own):.2g} nats" if own else "was not measured"
+    text = (
+        f"{path.documents} documents one at a time, as it is served, are {kl} from the same many at once (mean KL), "
+        f"logits up to {largest:.2g}; the reference's own noise {beside}; "
+        f"{path.texts_differ} of the texts differ"
+        + (", so all were written one at a time" if path.texts_differ else "")
+    )
+    yield Reason("served_path", "pass", text, max(noise.kl for noise in path.noise), None, "nats", path.documents)
+
+
+def judged_distance(comparison: Comparison, distance: Distance) -> tuple[Distance, str]:
+    """The figures of a target set that are judged, and a word on them: those of serving, where they are others."""
+    path = comparison.served_path
+    noise = [one for one in path.noise if one.target_set == distance.target_set] if path else []
+    if path is None or not any(map(differs, noise)):
+        return distance, ""
+    served = [one for one in path.distances if one.target_set == distance.target_set]
+    return (served or [noise[0].served])[0], " as it is served, one text at a time"
+
+
 def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: float, gate: GatePart) -> Iterator[Reason]:
     other = f"{comparison.reference_label}" if not prefix else f"{comparison.reference_label} on its training base"
     kl_code = f"{prefix}kl" if prefix else "kl_mean"
-    for distance in comparison.distances:
-        where = f"on {distance.target_set} targets"
+    for many in comparison.distances:
+        distance, how = judged_distance(comparison, many)
+        where = f"on {distance.target_set} targets{how}"
+        kl_many, top1_many = (
+            f" ({figure} many at once)" if how else "" for figure in (f"{many.kl.mean:.3g}", f"{many.top1.mean:.2%}")
+        )
         yield _reason(
             f"{kl_code}_{distance.target_set}",
             at_most(distance.kl, max_kl),
             distance.kl,
             max_kl,
             "nats",
-            f"mean KL from {other} {distance.kl.mean:.3g} nats {where}, at most",
+            f"mean KL from {other} {distance.kl.mean:.3g} nats {where}{kl_many}, at most",
         )
         yield _reason(
             f"{prefix}top1_{distance.target_set}",
@@ -322,11 +378,12 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
             distance.top1,
             min_top1,
             "share",
-            f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}, at least",
+            f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}{top1_many}, at least",
         )
     if comparison.distances:
-        limits = [max_kl] * len(comparison.distances)
-        yield ruined_documents(f"{prefix}ruined_documents", comparison.distances, limits, gate.max_ruined_share)
+        measured = [*comparison.distances, *(comparison.served_path.distances if comparison.served_path else ())]
+        limits = [max_kl] * len(measured)
+        yield ruined_documents(f"{prefix}ruined_documents", measured, limits, gate.max_ruined_share)
 
 
 def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]:

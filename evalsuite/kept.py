@@ -10,7 +10,7 @@ from pathlib import Path
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.history import Evaluation, History, Standing, begin, finish, known_history, restore, standing
-from contract.verdict import VERDICT_FILE, Above, Outcome, proven
+from contract.verdict import VERDICT_FILE, Above, Outcome, proven, worst
 from evalsuite.gate import weakened
 from evalsuite.results import Results, Row, Unloadable
 
@@ -106,10 +106,11 @@ class Kept:
         return replace(evaluation, verdicts=tuple(verdicts))
 
     def _weighed_link(self, above: Above, evaluation: Evaluation) -> Above:
-        if above.outcome not in ("pass", None):
-            return above  # said already
         found = standing((*self.history(above.digest), evaluation), above.digest)
-        return above if found is None else replace(above, outcome=_OUTCOMES.get(found.state, "inconclusive"))
+        if found is None:
+            return above
+        said = _OUTCOMES.get(found.state, "inconclusive")
+        return replace(above, outcome=worst([said, above.outcome or said]))
 
     def standings(self, evaluation: Evaluation) -> dict[str, Standing]:
         """What counts of every artifact of the evaluation, by label: this evaluation as the last of its history.

@@ -28,16 +28,22 @@ class Fault:
 
 
 class Model:
-    """A runtime that is loaded when it is first asked for; `fault` is why it could not be, or what stopped its work."""
+    """A runtime that is loaded when it is asked for; `fault` is why it could not be, or what stopped its work.
+
+    `instead_of` is the same artifact loaded otherwise, which is freed before this one is loaded.
+    """
 
     def __init__(self, load: Callable[[], Runtime]) -> None:
         self._load = load
         self._runtime: Runtime | None = None
+        self.instead_of: Model | None = None
         self.fault: AssayError | None = None
 
     def __call__(self) -> Runtime:
         """The runtime."""
         if self._runtime is None:
+            if self.instead_of is not None:
+                self.instead_of.close()
             with self.at_work():
                 self._runtime = self._load()
         return self._runtime
@@ -54,9 +60,10 @@ class Model:
             raise
 
     def close(self) -> None:
-        """Free it, where it was loaded."""
+        """Free it, where it was loaded; it is loaded again when it is asked for again."""
         if self._runtime is not None:
             self._runtime.close()
+        self._runtime = None
 
 
 def set_apart(artifacts: Sequence[Artifact], needed: Sequence[Artifact]) -> tuple[list[Artifact], list[Fault]]:

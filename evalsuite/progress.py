@@ -10,9 +10,13 @@ _KNOWN_FROM = 0.03  # share of the work from which a guess of the rest is worth 
 
 
 class Progress:
-    """Counts work in texts: one to score is 1, one to write is WRITE. Texts found in the cache are no work."""
+    """Counts work in texts: one to score is 1, one to write is WRITE, either of them alone, as a server does it, ALONE.
+
+    Texts found in the cache are no work.
+    """
 
     WRITE = 2.5  # how many texts are scored in the time in which one is written, roughly
+    ALONE = 5.0  # … in which one is written, or scored token by token, with none beside it
 
     def __init__(self) -> None:
         self._total = self._done = 0.0

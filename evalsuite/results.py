@@ -73,8 +73,8 @@ class DataInfo:
     """The documents that were scored."""
 
     sha256: str  # of the examples as rows, in order
-    documents: int
-    shortened: int  # documents cut to fit the context; their summaries never are
+    documents: int  # that were judged
+    too_long: tuple[str, ...]  # ids of those that were not, as serving would refuse them: nothing is cut to fit
     reference_words: float  # mean length of the first reference
     document_words: float
     rows: int = 0  # of the data; rows of one document are one document. 0: not counted
@@ -172,6 +172,29 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class PathNoise:
+    """Some documents of one target set, computed as an artifact is served and as most of it is measured."""
+
+    target_set: TargetSet
+    served: Distance  # from the reference: one document at a time, the prompt as generation reads it, token by token
+    batched: Distance  # from the reference: the same documents as they were scored among all, many at once
+    kl: float  # mean KL(batched‖served) per token, nats: the noise of the path
+    logit_difference: float  # the largest between the two
+    reference_noise_kl: float | None = None  # the reference's own (`Noise.self_noise_kl`); None: it was not measured
+
+
+@dataclass(frozen=True)
+class ServedPath:
+    """An export the way `assay serve` runs it, beside the way in which many documents are measured at once."""
+
+    documents: int  # written and scored both ways first, spread over all lengths
+    texts_differ: int | None  # of these: other tokens, or another end; then all summaries were written one by one
+    noise: tuple[PathNoise, ...]  # gold, greedy; empty where `not_finite_tokens` says why
+    distances: tuple[Distance, ...] = ()  # gold, greedy, of all documents as it is served; empty: the noise is small
+    not_finite_tokens: int = 0  # tokens with a logit that is not finite, as it is served
+
+
+@dataclass(frozen=True)
 class Served:
     """An endpoint beside the local artifact it claims to be: same messages, greedy. Token counts are its `usage`."""
 
@@ -214,6 +237,7 @@ class Comparison:
     vocabulary: tuple[int, int] | None = None  # (reference's, artifact's) where they differ
     noise: tuple[Noise, ...] = ()  # merge_fidelity only
     served: Served | None = None  # serving only
+    served_path: ServedPath | None = None  # quantization only, of what can be served
 
 
 @dataclass(frozen=True)
@@ -293,7 +317,7 @@ class Prediction:
     """One generated summary, as a line of predictions/LABEL.jsonl."""
 
     id: str
-    document: str  # as the model saw it, shortened where it had to be
+    document: str  # as the model saw it, whole
     references: tuple[str, ...]
     prediction: str
     stop: Stop  # unknown: an endpoint did not say

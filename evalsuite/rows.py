@@ -8,7 +8,7 @@ from contract.runtime import Completion
 from evalsuite.judged import difference_of_rouge, difference_of_shares, interval_of_share
 from evalsuite.results import Comparison, Interval, Prediction, Purpose, Row, Speed
 from evalsuite.scorer import Scored, TaskScorer
-from evalsuite.walk import Visit, noise_of
+from evalsuite.visit import Visit, noise_of, served_path_of
 
 _MOST_POSITIONS = 2_000
 
@@ -89,6 +89,7 @@ def _comparison(
         not_finite_tokens=measured.found.not_finite_tokens,
         vocabulary=measured.found.vocabulary,
         noise=noise_of(measured) if purpose == "merge_fidelity" else (),
+        served_path=served_path_of(ours) if purpose == "quantization" else None,
     )
 
 

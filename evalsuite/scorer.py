@@ -55,7 +55,7 @@ class TaskScorer:
             texts: the summaries.
             stops: why each ended; None where no model wrote them.
             tokens: how many tokens each has, as far as known.
-            seen: the documents as the model saw them, shortened; None: whole.
+            seen: the documents as the model saw them; None: as they are.
         """
         examples = self._examples
         texts = [text.strip() for text in texts]

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from contract.errors import AssayError
-from contract.example import Example
+from contract.example import Example, sha256_of_rows
 from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
-from evalsuite.identity import added_tokens, base_identity, recorded_prompt, stored_dtype
-from evalsuite.interface import Interface, compare_interface
+from evalsuite.fit import Fit, fit, recorded_context
+from evalsuite.identity import added_tokens, base_identity, recorded_prompt
+from evalsuite.interface import compare_interface
 from evalsuite.loadable import Fault, Model
 from evalsuite.own_targets import chunk_size, write_and_spool
 from evalsuite.own_words import Start, start_of, write
 from evalsuite.plan import Node
 from evalsuite.progress import Progress
-from evalsuite.results import Distance, Noise, TargetSet
+from evalsuite.results import Noise, ServedPath, TargetSet
+from evalsuite.served_path import (
+    SERVED_DOCUMENTS,
+    SERVED_KINDS,
+    pairs_of,
+    score_alone,
+    spread,
+    texts_differ,
+    write_alone,
+)
 from evalsuite.targets import Targets, encode_all, make_targets
+from evalsuite.visit import Found, Visit, dtype_of, reference_noise
 from runtimes import Dtype, Weights, load_runtime
 from runtimes.onnx_provider import onnx_runs_on
 
@@ -28,20 +39,6 @@ NOISE_DOCUMENTS = 32
 _MOST_PARALLEL, _PARALLEL_TOKENS = 32, 24_576  # sequences side by side, and about how many tokens that may come to
 _CHUNK = 64  # summaries that are written, and kept, together
 _TARGET_SETS: tuple[TargetSet, ...] = ("gold", "greedy")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What is kept of a node, but for its summaries."""
-
-    engine: str
-    vocab_size: int
-    prompts: tuple[tuple[int, ...], ...]  # by its own tokenizer and template
-    interface: Interface
-    distances: tuple[Distance, ...]
-    not_finite_tokens: int
-    vocabulary: tuple[int, int] | None
-    starts: tuple[Start, ...]  # of its own summaries, by document; empty: nothing is known of them
 
 
 @dataclass(frozen=True)
@@ -54,31 +51,11 @@ class _Noises:
     by_target_set: tuple[Noise, ...]
 
 
-@dataclass
-class Visit:
-    """What was found of one node; `noise` is what a merge of it is held against, by dtype."""
-
-    node: Node
-    key: str
-    above: Visit | None
-    targets: Targets
-    found: Found
-    completions: tuple[Completion, ...] | None
-    noise: dict[str, tuple[Noise, ...]]
-
-    @property
-    def engine(self) -> str:
-        """What ran it."""
-        return self.found.engine
-
-    @property
-    def prompts(self) -> tuple[tuple[int, ...], ...]:
-        """By its own tokenizer and template: of the documents, then of the hard texts."""
-        return self.found.prompts
-
-
 class Walk:
-    """One evaluation's examples and settings, and the visits made so far, in the order they were made."""
+    """One evaluation's examples and settings, and the visits made so far, in the order they were made.
+
+    `trees` leaves out of `examples` those that are too long to be served; `too_long` are their ids.
+    """
 
     def __init__(
         self,
@@ -88,21 +65,78 @@ class Walk:
         params: GenerateParams,
         threads: int,
         cache: Cache,
+        *,
+        as_served: bool = True,
     ) -> None:
+        """`as_served`: run what can be served the way it is served, too."""
         self.examples, self.data_sha256, self.spec, self.threads = examples, data_sha256, spec, threads
-        self.params = params
+        self.params, self.as_served = params, as_served
+        self.too_long: tuple[str, ...] = ()
         self.cache, self.progress = cache, Progress()
         self.visits: list[Visit] = []
         self.faults: list[Fault] = []  # of what nothing is compared with
-        longest_words = max(len(example.document.split()) for example in examples)
-        self.parallel = min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + params.max_new_tokens)))
+        self.parallel = self._most_parallel()
 
     def trees(self, roots: Sequence[Node]) -> None:
-        """Visit every node, never with two models in memory."""
+        """Visit every node, never with two models in memory.
+
+        Raises:
+            AssayError: no document fits the context, or what others are compared with cannot be run.
+        """
+        models = [Model(partial(self._load, root, self._spec(root))) for root in roots]
+        self._leave_out(roots, models)
         for root in roots:
             self._expect(root, self._root_key(root))
-        for root in roots:
-            self._visit(root, self._root_key(root), None, None)
+        for root, model in zip(roots, models, strict=True):
+            self._visit(root, self._root_key(root), None, None, model)
+
+    def _leave_out(self, roots: Sequence[Node], models: Sequence[Model]) -> None:
+        """What serving any of the artifacts would refuse for its length is judged for none: all see the same."""
+        found: list[Fit] = []
+        for root, model in zip(roots, models, strict=True):
+            try:
+                found.append(self._fit(root, model))
+            except AssayError as error:
+                if not _only_its_own(root, error, model):
+                    raise  # else it is said when it is visited
+                model.close()
+            if len(roots) > 1:
+                model.close()
+        too_long = {index for one in found for index in one.too_long}
+        if not too_long:
+            return
+        context = min(one.context_length for one in found if one.too_long)
+        room = f"prompt and {self.params.max_new_tokens} tokens of summary within a context of {context} tokens"
+        if len(too_long) == len(self.examples):
+            raise AssayError(
+                "no document fits the context, and nothing is cut",
+                expected=room,
+                got=f"{len(too_long)} documents that do not",
+                hint="shorten the documents, lower generate.max_new_tokens, or take a model with a larger context",
+            )
+        kept = [example for index, example in enumerate(self.examples) if index not in too_long]
+        self.too_long = tuple(self.examples[index].id for index in sorted(too_long))
+        said = f"{len(too_long)} of {len(self.examples)} documents are too long to be served, so they are not judged"
+        self.progress.say(f"{said}: {room} is what fits")
+        self.examples, self.data_sha256 = kept, sha256_of_rows(kept)
+        self.parallel = self._most_parallel()
+        for model in models:
+            model.close()  # it is loaded again for those that are left, as if the others had never been there
+
+    def _most_parallel(self) -> int:
+        longest_words = max(len(example.document.split()) for example in self.examples)
+        return min(_MOST_PARALLEL, max(4, _PARALLEL_TOKENS // (2 * longest_words + self.params.max_new_tokens)))
+
+    def _fit(self, root: Node, model: Model) -> Fit:
+        contexts = [length for node in root.all if (length := recorded_context(node.artifact)) is not None]
+        key = self.cache.key(root=self._root_key(root), context=min(contexts, default=None))
+        known = self.cache.get("fit", key, Fit)
+        if known is None:
+            runtime = model()
+            with model.at_work():
+                known = fit(runtime, self._spec(root), self.examples, self.params.max_new_tokens, contexts)
+            self.cache.put("fit", key, known)
+        return known
 
     def _root_key(self, root: Node) -> str:
         return self.cache.key(
@@ -123,9 +157,14 @@ class Walk:
 
     def _expect(self, node: Node, key: str) -> None:
         """Count the work that is not in the cache."""
+        served = min(SERVED_DOCUMENTS, len(self.examples)) if self._is_served(node) else 0
         if self.cache.get("node", key, Found) is None:
-            self.progress.expect(2 * len(self.examples))
-        if self._writes(node):
+            self.progress.expect(2 * len(self.examples) * (1 + Progress.ALONE * bool(served)))
+        if served:
+            if self.cache.get("alone", f"{key}-some-0", _Chunk) is None:
+                rest = len(self.examples) - served
+                self.progress.expect(served * (Progress.WRITE + Progress.ALONE) + rest * Progress.ALONE)
+        elif self._writes(node):
             chunks = -(-len(self.examples) // _CHUNK)
             missing = sum(self.cache.get("summaries", f"{key}-{n}", _Chunk) is None for n in range(chunks))
             self.progress.expect(missing / chunks * len(self.examples) * Progress.WRITE)
@@ -133,7 +172,12 @@ class Walk:
             self._expect(child, self._child_key(child, key))
 
     def _load(
-        self, node: Node, spec: PromptSpec, merge_dtype: str | None = None, threads: int | None = None
+        self,
+        node: Node,
+        spec: PromptSpec,
+        merge_dtype: str | None = None,
+        threads: int | None = None,
+        parallel: int | None = None,
     ) -> Runtime:
         weights: dict[str | None, Weights] = {"w16": "w16", "nf4": "nf4"}
         dtypes: dict[str | None, Dtype] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
@@ -142,67 +186,151 @@ class Walk:
             threads=threads or self.threads,
             base_weights=weights.get(node.base_weights),
             merge_dtype=dtypes.get(merge_dtype),
-            parallel=self.parallel,
+            parallel=parallel or self.parallel,
             date=spec.date,
         )
 
-    def _visit(self, node: Node, key: str, above: Visit | None, reference: LogitsSpool | None) -> None:
+    def _load_alone(self, node: Node, spec: PromptSpec) -> Runtime:
+        """As `serve.start` loads it."""
+        return self._load(node, spec, parallel=1)
+
+    def _visit(
+        self, node: Node, key: str, above: Visit | None, reference: LogitsSpool | None, model: Model | None = None
+    ) -> None:
         found = self.cache.get("node", key, Found)
         where = f" on {node.base_weights} weights" if node.base_weights else ""
         self.progress.say(f"{node.label}{where}: {'known already' if found else 'scoring …'}")
         # a root is asked as the recipe says; what is held against it says itself how it would be asked
         spec = recorded_prompt(node.artifact) or above.targets.spec if above else self._spec(node)
-        model = Model(partial(self._load, node, spec))
+        model = model or Model(partial(self._load, node, spec))
+        alone = Model(partial(self._load_alone, node, spec))
+        model.instead_of, alone.instead_of = alone, model
         try:
-            targets = above.targets if above else self._targets(node, key, model)
+            targets = above.targets if above else self._targets(node, key, model, alone)
             keep = self._spool(node, key, targets, found.vocab_size if found else model().vocab_size)
-            scored: list[list[TokenDistances]] = []
             if found is None or (keep is not None and not keep.complete):
-                other = reference is not None and reference.vocab_size != model().vocab_size
-                references = [reference] if reference is not None and not other else []
-                if references or (keep is not None and not keep.complete):
-                    step = partial(self.progress.step, node.label)
-                    with model.at_work():
-                        scored = score_against(model(), targets.pairs, references, keep, step=step)
-            if found is None:
-                with model.at_work():
-                    found = self._found(node, model(), targets, reference, scored)
-                self.cache.put("node", key, found)
-            completions = self._completions(node, key, model, targets, found, above)
+                found = self._score(node, key, model, alone, targets, above, reference, keep, found)
+            completions, differ = self._completions(node, key, model, alone, targets, found, above)
         except AssayError as error:
-            if error is not model.fault or node.children or node.role != "candidate":
+            if not _only_its_own(node, error, model, alone):
                 raise
             self.progress.say(f"{node.label}: it could not be loaded, or does not run: {error}")
             self.faults.append(Fault(node.artifact, error, node.label))
             return
         finally:
             model.close()
+            alone.close()
         visit = Visit(node, key, above, targets, found, completions, {})
+        if found.alone is not None:
+            count = len(self._served_documents(node, targets))
+            alone_ = found.alone
+            visit.served_path = ServedPath(count, differ, alone_.noise, alone_.distances, alone_.not_finite)
         self.visits.append(visit)
-        for dtype in sorted({_dtype(child) for child in _merges(node)}):
+        for dtype in sorted({dtype_of(child) for child in _merges(node)}):
             visit.noise[dtype] = self._noise(visit, dtype, keep)
         for child in node.children:
             self._visit(child, self._child_key(child, key), visit, keep)
 
-    def _targets(self, root: Node, key: str, model: Model) -> Targets:
+    def _score(
+        self,
+        node: Node,
+        key: str,
+        model: Model,
+        alone: Model,
+        targets: Targets,
+        above: Visit | None,
+        reference: LogitsSpool | None,
+        keep: LogitsSpool | None,
+        found: Found | None,
+    ) -> Found:
+        """Score all pairs at once, and of what is served some of them once more as it is served."""
+        other = reference is not None and reference.vocab_size != model().vocab_size
+        references = [reference] if reference is not None and not other else []
+        keep = keep if keep is not None and not keep.complete else None
+        documents = self._served_documents(node, targets) if found is None and references else ()
+        at = pairs_of(documents)
+        pairs = targets.pairs
+        many = LogitsSpool(
+            self.cache.logits_path(f"{key}-many"), model().vocab_size, [len(pairs[index][1]) for index in at]
+        )
+        if at:
+            many.check_room()  # here, where it is not the model's fault
+        scored: list[list[TokenDistances]] = []
+        try:
+            if references or keep is not None:
+                step = partial(self.progress.step, node.label)
+                with model.at_work():
+                    some = (many, frozenset(at)) if at else None
+                    scored = score_against(model(), pairs, references, keep, some=some, step=step)
+            if found is None:
+                with model.at_work():
+                    found = self._found(node, model(), targets, reference, scored)
+                if reference is not None and documents and found.distances:
+                    noise = reference_noise(above)
+                    found = self._score_alone(
+                        node, key, model, alone, targets, documents, noise, reference, many, scored[0], found
+                    )
+                self.cache.put("node", key, found)
+        finally:
+            many.remove()
+        return found
+
+    def _score_alone(
+        self,
+        node: Node,
+        key: str,
+        model: Model,
+        alone: Model,
+        targets: Targets,
+        documents: Sequence[int],
+        noise: Mapping[TargetSet, float],
+        reference: LogitsSpool,
+        many: LogitsSpool,
+        scored: Sequence[TokenDistances],
+        found: Found,
+    ) -> Found:
+        prompts = [found.prompts[index] for index in documents]
+        starts = [found.starts[index] for index in documents]
+        self._write(node, f"{key}-some", model, prompts, starts)  # while the model is there
+        self.progress.say(f"{node.label}: {len(documents)} documents one at a time, as it is served …")
+        runtime = alone()
+        step = partial(self.progress.step, node.label, Progress.ALONE)
+        with alone.at_work():
+            alone_ = score_alone(runtime, targets.pairs, documents, self.params, reference, many, scored, noise, step)
+        if not alone_.distances:
+            self.progress.expect(-2 * (len(self.examples) - len(documents)) * Progress.ALONE)
+        return replace(found, alone=alone_)
+
+    def _is_served(self, node: Node) -> bool:
+        """Is it judged the way it is served?"""
+        return self.as_served and node.artifact.kind in SERVED_KINDS and node.purpose == "quantization"
+
+    def _served_documents(self, node: Node, targets: Targets) -> tuple[int, ...]:
+        return spread(targets.prompts[: len(self.examples)]) if self._is_served(node) else ()
+
+    def _targets(self, root: Node, key: str, model: Model, alone: Model) -> Targets:
         targets = self.cache.get("targets", key, Targets)
         if targets is None:
-            write = partial(self._write_targets, root, key, model)
-            targets = make_targets(
-                model(),
-                self._spec(root),
-                self.examples,
-                self.params.max_new_tokens,
-                write,
-                added_tokens(root.artifact),
-            )
+            write = partial(self._write_targets, root, key, model, alone)
+            targets = make_targets(model(), self._spec(root), self.examples, write, added_tokens(root.artifact))
             self.cache.put("targets", key, targets)
         return targets
 
     def _write_targets(
-        self, root: Node, key: str, model: Model, prompts: Sequence[tuple[int, ...]], golds: Sequence[tuple[int, ...]]
+        self,
+        root: Node,
+        key: str,
+        model: Model,
+        alone: Model,
+        prompts: Sequence[tuple[int, ...]],
+        golds: Sequence[tuple[int, ...]],
     ) -> tuple[Completion, ...]:
-        """The root's own summaries; with them its logits, where something will be held against them."""
+        """The root's own summaries, of what is served as it is served; with them its logits, where something will be
+
+        held against them.
+        """
+        if self.as_served and root.artifact.kind in SERVED_KINDS:
+            return self._write(root, key, alone, prompts, alone=True)
         path = self.cache.logits_path(key)
         shared = root.children and self.params.plain_greedy
         size = chunk_size(model(), golds, self.params.max_new_tokens, path) if shared else 0
@@ -222,7 +350,7 @@ class Walk:
     def _spool(self, node: Node, key: str, targets: Targets, vocab_size: int) -> LogitsSpool | None:
         """Where this node's logits are kept, if something below it still has to be held against them."""
         wanted = any(self.cache.get("node", self._child_key(child, key), Found) is None for child in node.children)
-        wanted |= any(self.cache.get("noise", f"{key}-{_dtype(child)}", _Noises) is None for child in _merges(node))
+        wanted |= any(self.cache.get("noise", f"{key}-{dtype_of(child)}", _Noises) is None for child in _merges(node))
         path = self.cache.logits_path(key) if node.children else None
         if path is None or not wanted:
             return None
@@ -287,38 +415,72 @@ class Walk:
         return node.is_row or any(child.purpose == "quantization" for child in node.children)
 
     def _completions(
-        self, node: Node, key: str, model: Model, targets: Targets, found: Found, above: Visit | None
-    ) -> tuple[Completion, ...] | None:
-        """Summaries by its own prompts; of a model whose logits are not finite, nothing."""
+        self, node: Node, key: str, model: Model, alone: Model, targets: Targets, found: Found, above: Visit | None
+    ) -> tuple[tuple[Completion, ...] | None, int | None]:
+        """Summaries by its own prompts; of a model whose logits are not finite, nothing.
+
+        Of what is served some are written both ways. Where one differs, all are written as the server writes them.
+
+        Returns:
+            The summaries, and how many differ; None where that was not looked at.
+        """
         if above is None:
-            return targets.greedy
+            return targets.greedy, None
         if not self._writes(node):
-            return None
+            return None, None
         prompts = found.prompts[: len(self.examples)]
-        if found.not_finite_tokens:
-            return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts)
-        return self._write(node, key, model, prompts, found.starts)
+        if found.not_finite_tokens or (found.alone is not None and found.alone.not_finite):
+            return tuple(Completion((), "", "length", len(prompt), 0.0, 0.0) for prompt in prompts), None
+        if found.alone is None:
+            return self._write(node, key, model, prompts, found.starts), None
+        some = self._served_documents(node, targets)
+        rest = [index for index in range(len(prompts)) if index not in some]
+
+        def written(which: str, indices: Sequence[int], *, alone_: bool) -> tuple[Completion, ...]:
+            asked, known = [prompts[index] for index in indices], [found.starts[index] for index in indices]
+            return self._write(node, f"{key}-{which}", alone if alone_ else model, asked, known, alone=alone_)
+
+        many, one_by_one = written("some", some, alone_=False), written("some", some, alone_=True)
+        differ = texts_differ(one_by_one, many)
+        if not differ:
+            self.progress.expect(len(rest) * (Progress.WRITE - Progress.ALONE))
+        done = dict(zip((*some, *rest), (*one_by_one, *written("rest", rest, alone_=differ > 0)), strict=True))
+        return tuple(done[index] for index in range(len(prompts))), differ
 
     def _write(
-        self, node: Node, key: str, model: Model, prompts: Sequence[tuple[int, ...]], starts: Sequence[Start] = ()
+        self,
+        node: Node,
+        key: str,
+        model: Model,
+        prompts: Sequence[tuple[int, ...]],
+        starts: Sequence[Start] = (),
+        *,
+        alone: bool = False,
     ) -> tuple[Completion, ...]:
         """Completions in the order of the prompts, written and kept a chunk at a time, prompts of like length together.
 
-        Nothing of it depends on the chunks, but which neighbours a prompt is batched with.
+        Nothing of it depends on the chunks, but which neighbours a prompt is batched with. `alone`: one by one, as the
+        server writes them, and nothing is taken from `starts`.
         """
+        kind = "alone" if alone else "summaries"
         starts = starts or [Start((), None)] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         completions: dict[int, Completion] = {}
         for number, start in enumerate(range(0, len(order), _CHUNK)):
             indices = order[start : start + _CHUNK]
-            chunk = self.cache.get("summaries", f"{key}-{number}", _Chunk)
+            chunk = self.cache.get(kind, f"{key}-{number}", _Chunk)
             if chunk is None:
-                known = [starts[index] for index in indices]
+                asked, known = [prompts[index] for index in indices], [starts[index] for index in indices]
+                runtime = model()
                 with model.at_work():
-                    made = write(model(), [prompts[index] for index in indices], known, self.params)
+                    if alone:
+                        step = partial(self.progress.step, node.label, Progress.ALONE)
+                        made = write_alone(runtime, asked, self.params, step)
+                    else:
+                        made = write(runtime, asked, known, self.params)
+                        self.progress.step(node.label, len(indices) * Progress.WRITE)
                 chunk = _Chunk(tuple(made))
-                self.cache.put("summaries", f"{key}-{number}", chunk)
-                self.progress.step(node.label, len(indices) * Progress.WRITE)
+                self.cache.put(kind, f"{key}-{number}", chunk)
             completions |= dict(zip(indices, chunk.completions, strict=True))
         return tuple(completions[index] for index in range(len(prompts)))
 
@@ -375,10 +537,7 @@ def _merges(node: Node) -> list[Node]:
     return [child for child in node.children if child.purpose == "merge_fidelity"]
 
 
-def _dtype(merged: Node) -> str:
-    return str(merged.artifact.details.get("dtype") or stored_dtype(merged.artifact))
-
-
-def noise_of(visit: Visit) -> tuple[Noise, ...]:
-    """What the merge that this visit was of is held against."""
-    return visit.above.noise[_dtype(visit.node)] if visit.above and visit.node.purpose == "merge_fidelity" else ()
+def _only_its_own(node: Node, error: AssayError, *models: Model) -> bool:
+    """Is it the fault of an artifact that nothing is compared with? It fails, and the others are still judged."""
+    own = any(error is model.fault for model in models)
+    return own and not node.children and node.role == "candidate"

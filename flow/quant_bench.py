@@ -213,7 +213,9 @@ class Bench:
             return
         root, ours = walk.visits
         found = ours.found
-        loss = difference_of_rouge(self._rouge_l(root), self._rouge_l(ours)) if self._writes else None
+        loss = None
+        if self._writes:
+            loss = difference_of_rouge(self._rouge_l(walk.examples, root), self._rouge_l(walk.examples, ours))
         quality = Quality(
             {distance.target_set: distance.kl for distance in found.distances},
             sum(distance.tokens for distance in found.distances),
@@ -235,15 +237,17 @@ class Bench:
 
     def _walk(self, root: Node) -> Walk:
         params = GenerateParams.recorded(self.model.details)
-        walk = Walk(self.examples, self._data_sha256, None, params, self.settings.threads, self._cache)
+        # a search by the quicker way; what it finds is judged as it is served once it is to be proven
+        data = self._data_sha256
+        walk = Walk(self.examples, data, None, params, self.settings.threads, self._cache, as_served=False)
         walk.trees([root])
         return walk
 
-    def _rouge_l(self, visit: Visit) -> list[float]:
+    def _rouge_l(self, examples: Sequence[Example], visit: Visit) -> list[float]:
         assert visit.completions is not None
         return [
             rouge(example.references, completion.text.strip())["rougeL"]
-            for example, completion in zip(self.examples, visit.completions, strict=True)
+            for example, completion in zip(examples, visit.completions, strict=True)
         ]
 
     def _learn(self, quant: str, **found: Any) -> None:

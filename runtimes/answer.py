@@ -127,6 +127,38 @@ class Answer:
         return int(order[min(int(drawn), len(order) - 1)])
 
 
+class Dictated:
+    """An answer whose tokens are given: goes through the steps of one that is chosen, and keeps the logits it sees."""
+
+    def __init__(self, prompt: Sequence[int], target: Sequence[int], params: GenerateParams, most: int) -> None:
+        """`target` has at least one id; `most`: new tokens that the context leaves room for."""
+        self.prompt = prompt
+        self.stop: Literal["length"] | None = None
+        self._target = target
+        self._most = max(len(target), min(params.max_new_tokens, most))
+        self._rows: list[np.ndarray] = []
+
+    @property
+    def most_tokens(self) -> int:
+        """Cells that would be made ready for an answer to this prompt."""
+        return len(self.prompt) + self._most
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Float32 [len(target), vocab_size]; row i is what target[i] would have been chosen from."""
+        return np.stack(self._rows)
+
+    def start_clock(self) -> None:
+        """Nothing is timed."""
+
+    def take(self, logits: np.ndarray) -> int:
+        """The next given token; `stop` is set when there is no other."""
+        self._rows.append(logits)
+        if len(self._rows) == len(self._target):
+            self.stop = "length"
+        return self._target[len(self._rows) - 1]
+
+
 def check_params(params: GenerateParams, *, beams: bool = False) -> None:
     """Raise where the params make no sense, or (without `beams`) where they ask for beam search."""
     if params.max_new_tokens < 1:

@@ -12,7 +12,7 @@ import numpy as np
 from contract.errors import AssayError
 from contract.prompt import Message, completion_ids, prompt_ids
 from contract.runtime import Completion, GenerateParams
-from runtimes.answer import Answer, check_pairs, check_params, check_prompts
+from runtimes.answer import Answer, Dictated, check_pairs, check_params, check_prompts
 from runtimes.gguf_chat import GgufVocab
 from runtimes.llama_engine import BATCH_TOKENS, Engine, load_model
 
@@ -94,7 +94,7 @@ class LlamaCppRuntime:
                 yield piece
         yield answer.completion()
 
-    def _steps(self, answers: Sequence[Answer]) -> Iterator[None]:
+    def _steps(self, answers: Sequence[Answer | Dictated]) -> Iterator[None]:
         """Continuous batching: a batch holds one token of every running answer, then as much prompt as fits."""
         if not answers:
             return
@@ -132,6 +132,19 @@ class LlamaCppRuntime:
         """For each (prompt, target), in order: float32 logits [len(target), vocab_size]."""
         check_pairs(pairs, self.context_length, self.vocab_size)
         return self._score(pairs)
+
+    def score_as_written(self, pairs: Sequence[Pair], params: GenerateParams) -> Iterator[np.ndarray]:
+        """As `score`, in the steps in which `stream` writes. See `contract.runtime.ScoresAsWritten`."""
+        check_pairs(pairs, self.context_length, self.vocab_size)
+        return (self._as_written(prompt, target, params) for prompt, target in pairs)
+
+    def _as_written(self, prompt: Sequence[int], target: Sequence[int], params: GenerateParams) -> np.ndarray:
+        if not target:
+            return np.zeros((0, self.vocab_size), np.float32)
+        answer = Dictated(prompt, target, params, self.context_length - len(prompt))
+        for _ in self._steps([answer]):
+            pass
+        return answer.logits
 
     def _score(self, pairs: Sequence[Pair]) -> Iterator[np.ndarray]:
         start = 0
@@ -216,7 +229,7 @@ class _Batch:
 class _Running:
     """An answer that has a sequence: what is to be fed to it next, and where."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer | Dictated) -> None:
         self.answer = answer
         self.feed = list(answer.prompt)
         self.position = 0

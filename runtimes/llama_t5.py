@@ -14,7 +14,7 @@ from contract.errors import AssayError
 from contract.prompt import Message
 from contract.runtime import Completion, GenerateParams
 from contract.seq2seq import read_format, source_ids, target_ids
-from runtimes.answer import Answer, check_params
+from runtimes.answer import Answer, Dictated, check_params
 from runtimes.gguf_chat import GgufVocab
 from runtimes.llama_engine import load_model
 from runtimes.logits_rules import TargetFormat
@@ -121,7 +121,7 @@ class LlamaT5Runtime:
                 yield piece
         yield answer.completion()
 
-    def _steps(self, answer: Answer) -> Iterator[None]:
+    def _steps(self, answer: Answer | Dictated) -> Iterator[None]:
         answer.start_clock()
         self._encode(answer.prompt)
         token, position = self._target.start_id, 0
@@ -134,6 +134,19 @@ class LlamaT5Runtime:
         """For each (encoder ids, target), in order: float32 logits [len(target), vocab_size]."""
         check_source_pairs(pairs, self.context_length, self._target.most_tokens, self.vocab_size)
         return (self._score(source, target) for source, target in pairs)
+
+    def score_as_written(self, pairs: Sequence[Pair], params: GenerateParams) -> Iterator[np.ndarray]:
+        """As `score`, in the steps in which `stream` writes. See `contract.runtime.ScoresAsWritten`."""
+        check_source_pairs(pairs, self.context_length, self._target.most_tokens, self.vocab_size)
+        return (self._as_written(source, target, params) for source, target in pairs)
+
+    def _as_written(self, source: Sequence[int], target: Sequence[int], params: GenerateParams) -> np.ndarray:
+        if not target:
+            return np.zeros((0, self.vocab_size), np.float32)
+        answer = Dictated(source, target, params, self._target.most_tokens)
+        for _ in self._steps(answer):
+            pass
+        return answer.logits
 
     def _score(self, source: Sequence[int], target: Sequence[int]) -> np.ndarray:
         self._encode(source)

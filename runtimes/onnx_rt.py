@@ -221,6 +221,14 @@ class OnnxRuntime:
             batch = partial(score_as_written, decoder)
         return score_pairs(pairs, self.vocab_size, self._parallel, batch)
 
+    def score_as_written(self, pairs: Sequence[Pair], params: GenerateParams) -> Iterator[np.ndarray]:
+        """As `score`, in the steps in which `stream` writes, beams apart. See `contract.runtime.ScoresAsWritten`."""
+        if self._target:
+            check_source_pairs(pairs, self.context_length, self._target.most_tokens, self.vocab_size)
+        else:
+            check_pairs(pairs, self.context_length, self.vocab_size)
+        return score_pairs(pairs, self.vocab_size, 1, partial(score_as_written, self._decoder))
+
     def close(self) -> None:
         """Free the model; harmless when repeated."""
         vars(self).pop("_decoder", None)

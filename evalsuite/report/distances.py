@@ -18,7 +18,7 @@ from evalsuite.report.table import (
     tokens,
 )
 from evalsuite.report.words import figure
-from evalsuite.results import Comparison, Distance, Purpose, Results, TargetSet
+from evalsuite.results import Comparison, Distance, PathNoise, Purpose, Results, ServedPath, TargetSet
 
 PURPOSE_WORDS: dict[Purpose, str] = {
     "training": "training",
@@ -45,7 +45,7 @@ def distance_table(results: Results) -> Table | None:
     columns = [Column(row.label, f"{PURPOSE_WORDS[c.purpose]}, from {c.reference_label}") for row, c in found]
     comparisons = [comparison for _, comparison in found]
     lines = [line for target in TARGET_WORDS for line in _distribution(comparisons, target)]
-    return Table.of(columns, [*lines, *_generated(comparisons, results.data.documents)])
+    return Table.of(columns, [*lines, *_as_served(comparisons), *_generated(comparisons, results.data.documents)])
 
 
 def _distribution(comparisons: Sequence[Comparison], target: TargetSet) -> list[Line]:
@@ -75,6 +75,47 @@ def _distribution(comparisons: Sequence[Comparison], target: TargetSet) -> list[
             lambda d: Cell(figure(d.log_perplexity_ratio), f"± {figure(d.log_perplexity_ratio_se)}", tokens(d.tokens)),
         ),
         line("perplexity ratio", "×", "↓", perplexity_ratio_cell),
+    ]
+
+
+def _as_served(comparisons: Sequence[Comparison]) -> list[Line]:
+    """What serving differs by: nothing where no artifact can be served."""
+    paths = [comparison.served_path for comparison in comparisons]
+    if not any(path is not None and path.noise for path in paths):
+        return []
+
+    def line(metric: str, unit: str, better: str, cell: Callable[[ServedPath], Cell]) -> Line:
+        cells = tuple(Cell() if path is None or not path.noise else cell(path) for path in paths)
+        return Line(metric, unit, better, cells, "As it is served, one text at a time, beside many at once")
+
+    def of(target: TargetSet, pick: Callable[[PathNoise], float]) -> Callable[[ServedPath], Cell]:
+        def cell(path: ServedPath) -> Cell:
+            found = [noise for noise in path.noise if noise.target_set == target]
+            return Cell(figure(pick(found[0])), n=documents(path.documents)) if found else Cell()
+
+        return cell
+
+    def whole(target: TargetSet) -> Callable[[ServedPath], Cell]:
+        return lambda path: next((kl_cell(d) for d in path.distances if d.target_set == target), Cell())
+
+    return [
+        *(line(f"KL, mean, {words}", "nats per token", "↓", whole(target)) for target, words in TARGET_WORDS.items()),
+        *(
+            line(f"KL between the two ways, {words}", "nats per token", "↓", of(target, lambda noise: noise.kl))
+            for target, words in TARGET_WORDS.items()
+        ),
+        *(
+            line(f"largest difference, {words}", "logit", "↓", of(target, lambda noise: noise.logit_difference))
+            for target, words in TARGET_WORDS.items()
+        ),
+        line(
+            "summaries that differ",
+            "",
+            "↓",
+            lambda path: (
+                Cell() if path.texts_differ is None else Cell(str(path.texts_differ), n=documents(path.documents))
+            ),
+        ),
     ]
 
 

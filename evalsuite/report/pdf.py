@@ -197,11 +197,12 @@ def _lineage(sheets: Sheets, told: Content) -> None:
         sheets.y += 5
     data, machine = told.results.data, told.results.environment
     sheets.heading("Data")
+    left_out = f"{len(data.too_long):,} more are too long to be served and were not judged" if data.too_long else ""
     sheets.text(
         [
             Run(
                 f"{documents_of(data)} of {data.document_words:.0f} words and references of "
-                f"{data.reference_words:.0f} on average; {data.shortened or 'none'} shortened to fit the context. At "
+                f"{data.reference_words:.0f} on average; {left_out or 'none was too long to be served'}. At "
                 f"most {told.results.max_new_tokens} new tokens, {how_written(told.results)}. sha256 {data.sha256}"
             )
         ],

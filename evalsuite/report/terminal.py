@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from contract.verdict import Verdict, missing, proven
 from evalsuite.metrics.buckets import BUCKETS
 from evalsuite.report.words import data_warnings, documents_of
-from evalsuite.results import Comparison, Distance, Interval, Results, Row, Task
+from evalsuite.results import Comparison, Distance, Interval, Results, Row, ServedPath, Task
 
 # what metrics.csv takes of a distance; the rest is made of many figures and stays in metrics.json
 _DISTANCE_FIELDS = tuple(
@@ -90,13 +90,13 @@ def text_table(results: Results) -> str:
         for line in lines
     ]
     data = results.data
-    shortened = f", {data.shortened} shortened to fit" if data.shortened else ""
+    left_out = f", {len(data.too_long)} more too long to be served and not judged" if data.too_long else ""
     aligned.insert(1, "-" * max(map(len, aligned)))
     return "\n".join(
         [
             *aligned,
             "",
-            f"{documents_of(data)}{shortened}. KL: mean nats per token from the model "
+            f"{documents_of(data)}{left_out}. KL: mean nats per token from the model "
             "named under against; top-1 and ppl on the gold summaries;",
             "same: summaries equal to that model's, token for token. Median times: first token, each further token.",
             *data_warnings(data),
@@ -226,6 +226,21 @@ def _comparison_columns(comparison: Comparison) -> dict[str, object]:
     }
     for distance in comparison.distances:
         columns |= _distance_columns(distance)
+    if comparison.served_path is not None:
+        columns |= _served_columns(comparison.served_path)
+    return columns
+
+
+def _served_columns(path: ServedPath) -> dict[str, object]:
+    columns: dict[str, object] = {"path_documents": path.documents, "path_texts_differ": path.texts_differ}
+    for noise in path.noise:
+        columns |= {
+            f"path_kl_{noise.target_set}": noise.kl,
+            f"path_logit_difference_{noise.target_set}": noise.logit_difference,
+        }
+    for distance in path.distances:
+        columns |= _interval_columns(f"served_kl_mean_{distance.target_set}", distance.kl)
+        columns |= _interval_columns(f"served_top1_{distance.target_set}", distance.top1)
     return columns
 
 

@@ -43,7 +43,7 @@ def ask(
         endpoint: from `connect`.
         spec: the words around a document. Contents are sent without surrounding white space, as every runtime here
             renders them: servers differ in whether they strip it.
-        documents: as the local artifact saw them, shortened where they had to be.
+        documents: as the local artifact saw them.
         max_new_tokens: per answer.
         cache: where answers are kept as ANSWERS, each as it comes.
 

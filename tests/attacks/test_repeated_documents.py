@@ -37,8 +37,8 @@ model: {base: x}
 generate: {max_new_tokens: 4}
 gate:
   require: [f16]
-  max_eos_rate_loss: 0.9
-  quant: {f16: {max_kl_nats: 1, min_top1_agreement: 0.1, max_perplexity_ratio: 9, max_rouge_l_loss: 90}}
+  max_eos_rate_loss: 0.5
+  quant: {f16: {max_kl_nats: 1, min_top1_agreement: 0.3, max_perplexity_ratio: 9, max_rouge_l_loss: 20}}
 """
 
 

@@ -12,7 +12,7 @@ from evalsuite.gate import judge
 from evalsuite.judged import difference_of_rouge, difference_of_shares, interval_of_costs
 from evalsuite.results import Comparison, DataInfo, Distance, Interval
 from evalsuite.stats import interval_of_ratio
-from tests.evalsuite.made import comparison, distance, results, row
+from tests.evalsuite.made import comparison, distance, merge_comparison, results, row
 
 LIMIT = GatePart().quant["q4_k_m"].max_kl_nats
 
@@ -39,8 +39,8 @@ def perfect(n: int, ended: int | None = None) -> Comparison:
 
 
 def verdict(n: int, found: Comparison) -> Verdict:
-    [said] = judge(results(row("q4_k_m", found), data=DataInfo("ab" * 32, n, 0, 22.0, 180.0)), GatePart())
-    return said
+    rows = row("adapter"), row("merged", merge_comparison()), row("q4_k_m", found)
+    return judge(results(*rows, data=DataInfo("ab" * 32, n, (), 22.0, 180.0)), GatePart())[-1]
 
 
 @pytest.mark.parametrize("n", [20, 25, 50, 71])

@@ -13,8 +13,10 @@ from evalsuite.results import (
     Histogram,
     Interval,
     Noise,
+    PathNoise,
     Results,
     Row,
+    ServedPath,
     Speed,
     Task,
 )
@@ -68,6 +70,12 @@ def distance(target_set: Any = "gold", kl: float = 0.01, half: float = 0.001, **
     return Distance(**{**values, **changes})
 
 
+def served_path(**changes: Any) -> ServedPath:
+    """The two ways agree, unless something is changed."""
+    noise = tuple(PathNoise(name, distance(name), distance(name), 0.0, 0.0) for name in ("gold", "greedy"))
+    return ServedPath(**{"documents": 32, "texts_differ": 0, "noise": noise, **changes})
+
+
 def comparison(purpose: Any = "quantization", reference: str = "merged", **changes: Any) -> Comparison:
     values: dict[str, Any] = {
         "purpose": purpose,
@@ -86,6 +94,7 @@ def comparison(purpose: Any = "quantization", reference: str = "merged", **chang
         "same_text": 0.7,
         "same_ids": interval(0.7, 0.1),
         "first_divergence": (-1,) * 70 + (5,) * 30,
+        "served_path": served_path() if purpose == "quantization" else None,
     }
     return Comparison(**{**values, **changes})
 
@@ -126,7 +135,7 @@ def results(*rows: Row, **changes: Any) -> Results:
     )
     values: dict[str, Any] = {
         "environment": Environment("A CPU", ("avx2", "fma"), 2, 2, 8 << 30, "Linux", "3.11", {"torch": "2.13.0"}),
-        "data": DataInfo("ab" * 32, 100, 1, 22.0, 180.0),
+        "data": DataInfo("ab" * 32, 100, ("d7",), 22.0, 180.0),
         "max_new_tokens": 64,
         "rows": rows,
         "baselines": (Baseline("lead-3", task(20.0)),),

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from contract.artifact import new_artifact, open_artifact
 from contract.errors import AssayError
-from contract.example import Example, write_examples
+from contract.example import write_examples
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate
 from evalsuite.plan import plan
@@ -124,17 +124,6 @@ def test_alone_it_is_scored_but_nothing_is_proven(tmp_path: Path, gguf: Path) ->
     assert (verdict["outcome"], verdict["reasons"][0]["code"]) == ("inconclusive", "no_reference")
 
 
-def test_long_documents_are_shortened_and_an_evaluation_replaces_an_evaluation(tmp_path: Path, gguf: Path) -> None:
-    long = Example("long", "\n".join(f"Mara: line number {index}, Olin." for index in range(200)), ("Mara counts.",))
-    evaluate([open_artifact(gguf)], [long, *examples(1)], tmp_path / "eval", threads=1, speed=False)
-    assert read_results(tmp_path / "eval").data.shortened == 1
-    row = json.loads((tmp_path / "eval" / "predictions" / "f16.jsonl").read_text().splitlines()[0])
-    assert long.document.startswith(row["document"])
-    evaluate([open_artifact(gguf)], examples(2), tmp_path / "eval", threads=1, speed=False)
-    assert read_results(tmp_path / "eval").data.shortened == 0
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, gguf: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(AssayError, match="not an evaluation"):
@@ -190,13 +179,6 @@ def test_limits_that_were_damaged_are_one_message(done: Path, tmp_path: Path) ->
     result = CliRunner().invoke(gate_command, [str(folder)])
     assert isinstance(result.exception, AssayError)
     assert "limits" in str(result.exception)
-
-
-def test_a_reference_longer_than_the_context_is_named(tmp_path: Path, gguf: Path) -> None:
-    long = Example("e7", "Mara: hi.", ("Mara counts to a hundred and never stops. " * 200,))
-    with pytest.raises(AssayError, match="reference summary") as caught:
-        evaluate([open_artifact(gguf)], [long, *examples(1)], tmp_path / "eval", threads=1, speed=False)
-    assert caught.value.where == "example e7"
 
 
 def test_artifacts_that_write_in_different_ways_are_not_judged_by_one(tmp_path: Path) -> None:

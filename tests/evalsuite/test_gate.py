@@ -8,8 +8,8 @@ import pytest
 from contract.limits import GatePart
 from contract.verdict import Verdict, proven
 from evalsuite.gate import judge
-from evalsuite.results import Comparison, DataInfo
-from tests.evalsuite.made import comparison, distance, interval, merge_comparison, results, row
+from evalsuite.results import Comparison, DataInfo, Distance, PathNoise, ServedPath
+from tests.evalsuite.made import comparison, distance, interval, merge_comparison, results, row, served_path
 
 GATE = GatePart()
 
@@ -41,6 +41,8 @@ def test_what_is_within_its_limits_passes_and_references_are_not_judged() -> Non
         "perplexity_ratio",
         "rouge_l_loss",
         "eos_rate_loss",
+        "served_path",
+        "documents_too_long",
     } == {r.code for r in verdicts[1].reasons}
     assert proven(verdicts, ["merged", "q4_k_m"])
     assert not proven(verdicts, ["merged", "q8_0"]), "what was not judged has not passed"
@@ -95,12 +97,54 @@ def test_an_interval_across_the_limit_is_inconclusive_and_says_how_many_document
     assert "documents would decide" in reason.text
 
 
+def test_figures_of_serving_are_judged_where_they_are_others() -> None:
+    near, far = distance("gold", 0.01), distance("gold", 0.2)
+
+    def path(served: Distance, many: Distance, *whole: Distance, kl: float = 0.0) -> ServedPath:
+        same = PathNoise("greedy", distance("greedy"), distance("greedy"), 0.0, 0.0)
+        return ServedPath(32, 0, (PathNoise("gold", served, many, kl, 0.5, 1e-13), same), whole)
+
+    def verdict(many: Distance, served_path: ServedPath | None) -> Verdict:
+        return _verdict("q4_k_m", comparison(distances=(many, distance("greedy")), served_path=served_path))
+
+    assert _not_passed(verdict(near, path(far, near))) == {"kl_mean_gold": "fail"}
+    assert _not_passed(verdict(near, path(near, near, far, kl=1e-3))) == {"kl_mean_gold": "fail"}
+    passed = verdict(far, path(near, far, near))
+    [reason] = [reason for reason in passed.reasons if reason.code == "kl_mean_gold"]
+    assert (passed.outcome, reason.value) == ("pass", 0.01)
+    assert "as it is served, one text at a time (0.2 many at once)" in reason.text
+    assert _not_passed(verdict(far, path(far, far))) == {"kl_mean_gold": "fail"}
+    [told] = [reason for reason in passed.reasons if reason.code == "served_path"]
+    assert "the reference's own noise is 1e-13 nats; 0 of the texts differ" in told.text
+    silent = verdict(near, served_path())
+    [told] = [reason for reason in silent.reasons if reason.code == "served_path"]
+    assert "own noise was not measured" in told.text
+
+
+def test_what_was_not_run_the_way_it_is_served_does_not_pass() -> None:
+    assert _not_passed(_verdict("q4_k_m", comparison(served_path=None))) == {"served_path": "inconclusive"}
+    bare = served_path(noise=())
+    assert _not_passed(_verdict("q4_k_m", comparison(served_path=bare))) == {"served_path": "inconclusive"}
+    ruined = served_path(noise=(), not_finite_tokens=3)
+    assert _not_passed(_verdict("q4_k_m", comparison(served_path=ruined))) == {"not_finite": "fail"}
+
+
+@pytest.mark.parametrize(("left_out", "outcome"), [(0, "pass"), (100, "pass"), (101, "inconclusive")])
+def test_documents_that_are_too_long_are_said_and_more_than_half_are_too_many(left_out: int, outcome: str) -> None:
+    data = DataInfo("ab" * 32, 100, tuple(map(str, range(left_out))), 20.0, 200.0)
+    verdict = _verdict("q4_k_m", comparison(), data=data)
+    [reason] = [reason for reason in verdict.reasons if reason.code == "documents_too_long"]
+    assert (verdict.outcome, reason.outcome, reason.value, reason.n) == (outcome, outcome, left_out, 100 + left_out)
+    said = f"100 of {100 + left_out} documents were judged" if left_out else "all 100 documents can be served"
+    assert said in reason.text
+
+
 def test_stop_ids_that_are_never_met_do_no_harm() -> None:
     assert _verdict("q4_k_m", comparison(stop_ids_extra=(9,))).outcome == "pass"
 
 
 def test_too_few_documents_never_pass() -> None:
-    data = DataInfo("ab" * 32, 19, 0, 20.0, 200.0)
+    data = DataInfo("ab" * 32, 19, (), 20.0, 200.0)
     assert _not_passed(_verdict("merged", merge_comparison(), data=data)) == {"too_few_documents": "inconclusive"}
 
 
@@ -114,10 +158,12 @@ def test_a_merge_is_held_against_what_rounding_costs() -> None:
 
 def test_a_ruined_document_is_seen_in_a_merge_and_in_a_base_change() -> None:
     many = (1e-8,) * 97 + (1e-4,) * 3
-    found = merge_comparison(1e-7, distances=(distance("gold", 1e-7, kl_by_document=many),))
+    found = merge_comparison(1e-7, distances=(distance("gold", 1e-7, kl_by_document=many), distance("greedy", 1e-7)))
     assert _not_passed(_verdict("merged", found)) == {"merge_ruined_documents": "fail"}
     change = comparison(
-        "base_change", "adapter", distances=(distance("gold", kl_by_document=(0.01,) * 97 + (9.0,) * 3),)
+        "base_change",
+        "adapter",
+        distances=(distance("gold", kl_by_document=(0.01,) * 97 + (9.0,) * 3), distance("greedy")),
     )
     assert _not_passed(_verdict("merged", merge_comparison(), change)) == {"base_change_ruined_documents": "fail"}
 

@@ -19,7 +19,7 @@ from runtimes import load_runtime
 from tests.evalsuite.chain import examples
 from tests.tiny import make_llama
 
-NEAR_TIE = 1e-3  # llama.cpp reads many tokens by other kernels than one; which ones depends on the processor
+NEAR_TIE = 0.1  # llama.cpp reads many tokens by other kernels than one; which ones depends on the processor
 
 
 def along(tops: list[int]) -> TokenDistances:

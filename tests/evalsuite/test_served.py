@@ -26,7 +26,7 @@ from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.results import Results, read_predictions, read_results
 from evalsuite.served.endpoint import connect
 from export.to_gguf import export_gguf
-from tests.evalsuite.chain import edit_gguf
+from tests.evalsuite.chain import edit_gguf, examples
 from tests.evalsuite.proxy import Body, assay_serve, proxy
 from tests.evalsuite.quick import figures_only
 
@@ -351,17 +351,15 @@ def test_a_key_is_sent(gguf: Path, documents: list[Example], tmp_path: Path) -> 
     assert "s3cret" not in "".join(p.read_text(errors="replace") for p in (tmp_path / "eval").rglob("*") if p.is_file())
 
 
-def test_the_digest_decides_which_artifact_is_meant(
-    gguf: Path, url: str, llama_folder: Path, documents: list[Example], tmp_path: Path
-) -> None:
+def test_the_digest_decides_which_artifact_is_meant(gguf: Path, url: str, llama_folder: Path, tmp_path: Path) -> None:
     artifacts = [open_artifact(llama_folder), open_artifact(gguf)]
 
-    results = evaluate(artifacts, documents[:2], tmp_path / "a", threads=1, speed=False, endpoint=connect(url))
+    results = evaluate(artifacts, examples(2), tmp_path / "a", threads=1, speed=False, endpoint=connect(url))
     assert results.row("served").comparisons[0].reference_label == "f16"
     assert [(row.label, row.role) for row in results.rows][:2] == [("merged", "candidate"), ("f16", "reference")]
     unsaid = replace(connect(url), digest=None)
     with pytest.raises(AssayError, match="which of the local artifacts is served"):
-        evaluate(artifacts, documents[:2], tmp_path / "b", threads=1, speed=False, endpoint=unsaid)
+        evaluate(artifacts, examples(2), tmp_path / "b", threads=1, speed=False, endpoint=unsaid)
     assert not (tmp_path / "b").exists()
 
 
