@@ -11,9 +11,9 @@ import pytest
 import evalsuite.walk
 from contract.artifact import Artifact, open_artifact
 from contract.example import Example
+from contract.history import read_verdicts
 from contract.prompt import PromptSpec
 from contract.recipe import Recipe
-from contract.verdict import read_verdicts
 from evalsuite.evaluate import evaluate
 from export.to_gguf import export_gguf
 from runtimes import load_runtime
@@ -29,8 +29,8 @@ RECIPE = Recipe.model_validate(
         "generate": {"max_new_tokens": 6},
         "gate": {
             "require": ["f16"],
-            "max_eos_rate_loss": 0.9,
-            "quant": {"f16": {"min_top1_agreement": 0.9, "max_rouge_l_loss": 50}},
+            "max_eos_rate_loss": 0.5,
+            "quant": {"f16": {"min_top1_agreement": 0.9, "max_rouge_l_loss": 20}},
         },
     }
 )

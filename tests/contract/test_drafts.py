@@ -55,6 +55,7 @@ def test_two_drafts_of_one_place_do_not_meet(tmp_path: Path) -> None:
         "mine",
         "",
     ],
+    ids=["another machine", "no locks", "our number", "a number", "a word", "nothing"],
 )
 def test_what_cannot_be_told_is_left_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], owner: str) -> None:
     folder = abandon(tmp_path / "a").rename(tmp_path / f".a.partial-{owner}")

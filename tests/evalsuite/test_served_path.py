@@ -14,9 +14,10 @@ import evalsuite.walk
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.example import Example
+from contract.history import read_verdicts
 from contract.recipe import Recipe
 from contract.runtime import Completion, GenerateParams
-from contract.verdict import Verdict, read_verdicts
+from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
 from evalsuite.fit import fits, recorded_context
 from evalsuite.results import Results, read_results
@@ -34,7 +35,7 @@ LIMITS: dict[str, float] = {
     "min_top1_agreement": 0.0,
     "max_kl_nats": 1.0,
     "max_perplexity_ratio": 2.0,
-    "max_rouge_l_loss": 90,
+    "max_rouge_l_loss": 20,
 }
 RECIPE = Recipe.model_validate(
     {
@@ -43,7 +44,7 @@ RECIPE = Recipe.model_validate(
         "generate": {"max_new_tokens": MOST},
         "gate": {
             "require": ["f16"],
-            "max_eos_rate_loss": 0.9,
+            "max_eos_rate_loss": 0.5,
             "quant": {
                 "f16": {"max_kl_nats": 1e-4, "min_top1_agreement": 0.9},
                 "q8_0": LIMITS,
