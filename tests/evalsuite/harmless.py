@@ -168,11 +168,13 @@ OTHER_WAYS = (
     OtherWay("a key-value cache in float32", {"kv_dtype": "f32"}),
     OtherWay("a key-value cache in float16", {"kv_dtype": "f16"}),
     OtherWay("a shorter context", {"context_length": 256}),
-    OtherWay("the first 24 documents", {}, choose=lambda examples: examples[:24]),
-    OtherWay("the last 24 documents", {}, choose=lambda examples: examples[-24:]),
+    OtherWay("the first half of the documents", {}, choose=lambda examples: examples[: len(examples) // 2]),
+    OtherWay("the last half of the documents", {}, choose=lambda examples: examples[len(examples) // 2 :]),
     OtherWay("every other document", {}, choose=lambda examples: examples[::2]),
     OtherWay("documents in the opposite order", {}, choose=lambda examples: examples[::-1]),
     OtherWay(
-        "the longest documents", {}, choose=lambda examples: sorted(examples, key=lambda e: len(e.document))[-24:]
+        "the longest documents",
+        {},
+        choose=lambda examples: sorted(examples, key=lambda e: len(e.document))[len(examples) // 2 :],
     ),
 )
