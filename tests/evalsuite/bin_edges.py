@@ -73,7 +73,8 @@ def _moved(weight: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     width = largest.expand_as(blocks).reshape(weight.shape)
     moved, done = weight.clone(), fixed.clone()
     for step in _STEPS:
-        tried = torch.where(done, moved, (rounded + step * width * sign).half().float())
-        kept = (dequantized_nf4(tried, double_quant=True) == rounded) & (tried.abs() < width)
+        tried = (rounded + step * width * sign).half().float()
+        tried = torch.where(done | (tried.abs() >= width), moved, tried)
+        kept = dequantized_nf4(tried, double_quant=True) == rounded
         moved, done = torch.where(kept, tried, moved), done | kept
     return moved

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import evalsuite.gate
 import evalsuite.walk
 from contract.artifact import Artifact
+from contract.example import Example
 from contract.limits import Quant
 from contract.recipe import Recipe
 from contract.verdict import Verdict, read_verdicts
@@ -27,17 +29,16 @@ from runtimes import load_runtime
 from tests.evalsuite.bin_edges import base_at_bin_edges
 from tests.evalsuite.chain import Chain, make_adapter_artifact, remake, trained_chain
 from tests.evalsuite.damages import DAMAGES, DOSED, FOLLOWS
-from tests.evalsuite.harmless import HARMLESS, OTHER_WAYS, OtherWay
+from tests.evalsuite.harmless import HARMLESS, OTHER_WAYS
 from tests.evalsuite.quick import figures_only
 from tests.evalsuite.task_damages import TASK_DAMAGES
-from tests.kit.dialogues import dialogues
+from tests.kit.dialogues import ENOUGH, dialogues
 from tests.kit.trained import Trained
 from tests.said import say_at_the_end
 
 FIRST = 11  # gets everything; two more, trained from other random weights, are slow and get all but the doses
 SEEDS = (FIRST, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (12, 13)))
-DOCUMENTS = 96
-MORE_DOCUMENTS = 192  # of which half are still enough to judge by
+MORE_DOCUMENTS = 160  # for other ways of running, each with half of them
 RECIPE = Recipe.model_validate(
     {"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 16}, "gate": {"require": ["merged"]}}
 )
@@ -110,9 +111,11 @@ def judge_all(tmp: Path, model: Trained, doses: bool) -> Judged:
     damaged = judged.artifacts[f"merged: {DAMAGES[0].name}"]
     [judged.artifacts[OF_A_BAD_MERGE]] = export_gguf(damaged, tmp / "of-a-bad-merge", quants=["q8_0"])
     base = base_at_bin_edges(chain, dialogues(16, 2), tmp / "edges")
-    on_edges = make_adapter_artifact(tmp / "on-edges", base, model.peft)
+    peft = Path(shutil.copytree(model.peft, tmp / "peft-on-edges"))  # another adapter than that on the true base
+    (peft / "adapter_config.json").write_text((peft / "adapter_config.json").read_text() + "\n")
+    on_edges = make_adapter_artifact(tmp / "on-edges", base, peft)
     judged.artifacts[BAD_BASE] = merge_adapter(on_edges, tmp / "edges16", base_weights="w16")
-    _evaluate(list({artifact.digest: artifact for artifact in judged.artifacts.values()}.values()), tmp / "eval")
+    _evaluate(list({a.digest: a for a in judged.artifacts.values()}.values()), dialogues(ENOUGH), tmp / "eval")
     judged.verdicts = {verdict.digest: verdict for verdict in read_verdicts(tmp / "eval")}
     return judged
 
@@ -121,9 +124,8 @@ def _apply(do, chain: Chain, folder: Path) -> None:  # type: ignore[no-untyped-d
     do(folder, chain)
 
 
-def _evaluate(artifacts: list[Artifact], out: Path, way: OtherWay = OTHER_WAYS[0]) -> None:
-    documents = way.choose(dialogues(DOCUMENTS if way is OTHER_WAYS[0] else MORE_DOCUMENTS))
-    evaluate(artifacts, documents, out, recipe=RECIPE, threads=way.threads, speed=False)
+def _evaluate(artifacts: list[Artifact], documents: list[Example], out: Path, threads: int = 1) -> None:
+    evaluate(artifacts, documents, out, recipe=RECIPE, threads=threads, speed=False)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
@@ -224,7 +226,7 @@ def test_harmless_ways_of_running_pass(
 
         monkeypatch.setattr(evalsuite.walk, "load_runtime", load)
         out = tmp_path_factory.mktemp("ways") / str(at)
-        _evaluate(artifacts, out, way)
+        _evaluate(artifacts, way.choose(dialogues(MORE_DOCUMENTS)), out, way.threads)
         found = {verdict.label: verdict.outcome for verdict in read_verdicts(out)}
         if found != {"merged": "pass", "f16": "pass", "q8_0": "pass"}:
             wrong[way.name] = found
