@@ -26,7 +26,17 @@ BOS = frozenset({"prompt_ids_differ", "double_bos"})
 STOPS = frozenset({"stop_ids_differ"})
 # what may go wrong as well once distributions, prompts or ends are wrong
 FOLLOWS = frozenset(
-    {*KL, "perplexity_ratio", "top1_gold", "top1_greedy", "rouge_l_loss", "eos_rate_loss", "ruined_documents"}
+    {
+        *KL,
+        "perplexity_ratio",
+        "top1_gold",
+        "top1_greedy",
+        "rouge_l_loss",
+        "eos_rate_loss",
+        "ruined_documents",
+        "merge_ruined_documents",
+        "base_change_ruined_documents",
+    }
 )
 
 

@@ -38,7 +38,6 @@ from tests.said import say_at_the_end
 
 FIRST = 11  # gets everything; two more, trained from other random weights, are slow and get all but the doses
 SEEDS = (FIRST, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (12, 13)))
-MORE_DOCUMENTS = 160  # for other ways of running, each with half of them
 RECIPE = Recipe.model_validate(
     {"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 16}, "gate": {"require": ["merged"]}}
 )
@@ -226,7 +225,7 @@ def test_harmless_ways_of_running_pass(
 
         monkeypatch.setattr(evalsuite.walk, "load_runtime", load)
         out = tmp_path_factory.mktemp("ways") / str(at)
-        _evaluate(artifacts, way.choose(dialogues(MORE_DOCUMENTS)), out, way.threads)
+        _evaluate(artifacts, way.choose(dialogues(2 * ENOUGH)), out, way.threads)
         found = {verdict.label: verdict.outcome for verdict in read_verdicts(out)}
         if found != {"merged": "pass", "f16": "pass", "q8_0": "pass"}:
             wrong[way.name] = found

@@ -10,7 +10,7 @@ import random
 
 from contract.example import Example
 
-ENOUGH = 96  # documents with which an artifact that lost nothing passes every default limit
+ENOUGH = 80  # documents with which an artifact that lost nothing passes every default limit
 
 NAMES = ("Mara", "Olin", "Kesto", "Tarvo", "Sela", "Brin", "Dirke", "Palu", "Ines", "Joren", "Wanda", "Sanno")
 RARE, RARE_EVERY = "Quill", 6  # asks in one dialogue of so many, and in no other
