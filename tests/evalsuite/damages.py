@@ -246,7 +246,7 @@ def _saturated(most: int) -> Do:
 
 
 def _zero_scales(scales: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.where(np.arange(len(scales)) % 2 == 0, np.float16(0), scales).astype(np.float16), values
+    return np.where(np.arange(len(scales)) % 4 != 0, np.float16(0), scales).astype(np.float16), values
 
 
 def _worse_quant(folder: Path, chain: Chain) -> None:
@@ -286,7 +286,7 @@ DAMAGES = (
     Damage("no generation prompt in the template", "merged", _template(_no_generation_prompt), PROMPTS),
     Damage("a tokenizer that lower-cases", "merged", _tokenizer(_lowercase), PROMPTS),
     Damage("half of the tokenizer's merges lost", "merged", _tokenizer(_half_the_merges), PROMPTS),
-    Damage("one tensor 20% larger", "f16", _gguf_scaled("blk.0.ffn_down.weight", 1.2), KL),
+    Damage("one tensor 50% larger", "f16", _gguf_scaled("blk.0.ffn_down.weight", 1.5), KL),
     Damage("query and key rows not permuted", "f16", _gguf(tensor=_rows_in_half_order), KL),
     Damage("a square matrix transposed", "f16", _gguf(tensor=_transposed), KL),
     Damage("gate and up exchanged", "f16", _swapped_gate, KL),
@@ -302,9 +302,9 @@ DAMAGES = (
     Damage(
         "half of the merges lost", "f16", _key("tokenizer.ggml.merges", lambda value: value[: len(value) // 2]), PROMPTS
     ),
-    Damage("int8 values saturated at 24 of 127", "q8_0", _saturated(24), KL),
-    Damage("every other block's scale is zero", "q8_0", _q8_blocks(_zero_scales), KL),
-    Damage("a Q2_K under the name of a Q8_0", "q8_0", _worse_quant, KL),
+    Damage("int8 values saturated at 12 of 127", "q8_0", _saturated(12), KL),
+    Damage("three of four blocks' scales are zero", "q8_0", _q8_blocks(_zero_scales), KL),
+    Damage("a Q2_K under the name of an F16", "f16", _worse_quant, KL),
 )
 
 DOSED = (

@@ -84,12 +84,12 @@ def _larger(name: str, factor: float) -> Change:
 
 
 def _through_float8(tensors: dict[str, Any], id_of: Callable[[str], int]) -> None:
-    """Matrices that were stored in 8 bits before, with 3 bits of mantissa."""
+    """Matrices that were stored in 8 bits before, with 2 bits of mantissa."""
     import torch
 
     for name, tensor in tensors.items():
         if tensor.ndim == 2:
-            tensors[name] = tensor.to(torch.float8_e4m3fn).to(tensor.dtype)
+            tensors[name] = tensor.to(torch.float8_e5m2).to(tensor.dtype)
 
 
 def _through_nf4(tensors: dict[str, Any], id_of: Callable[[str], int]) -> None:
@@ -168,7 +168,9 @@ TASK_DAMAGES = (
     ),
     Damage("weights that went through 8-bit floats", "f16", exported("f16", _through_float8), KL),
     Damage("merged into 4-bit weights and read back", "f16", exported("f16", _through_nf4), KL),
-    Damage("one tensor 50% larger", "bf16", exported("bf16", _larger("model.layers.0.mlp.down_proj.weight", 1.5)), KL),
+    Damage(
+        "one tensor twice as large", "bf16", exported("bf16", _larger("model.layers.0.mlp.down_proj.weight", 2)), KL
+    ),
     Damage("a weight beyond float16's range", "f16", _infinite, frozenset({"not_loadable"})),
     Damage("the file cut off", "q8_0", _cut_off, frozenset({"not_loadable"})),
     Damage("one row of embeddings more", "merged", _one_more_token, frozenset({"vocabulary_differs"})),
