@@ -11,7 +11,6 @@ from typing import Any
 import llama_cpp.llama_cpp as api
 import numpy as np
 
-from contract.cpu import this_cpu
 from contract.errors import AssayError
 
 BATCH_TOKENS = 512
@@ -46,9 +45,6 @@ def load_model(path: Path, *, encoder: bool = False) -> Any:
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
     params.check_tensors = True
-    # Built by GCC 12, llama.cpp's AMX kernels load a tile configuration that was never stored, and the process dies:
-    # <amxtileintrin.h> names 8 of its 64 bytes, so the rest counts as unused. Without extra buffers there is no AMX.
-    params.use_extra_bufts = "amx_int8" not in this_cpu().features
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         said = [line for line in _log if "error" in line] or list(_log)
