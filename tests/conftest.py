@@ -7,6 +7,7 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
 os.environ.update(OMP_NUM_THREADS="1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
+import functools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.trained import Trained, trained
 from tests.said import lines, said, say_at_the_end
 from tests.tiny import make_adapter, make_llama
 
@@ -28,6 +30,17 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
     """A plain PEFT adapter with non-zero deltas for `llama_folder`. Do not write into it."""
     return make_adapter(tmp_path_factory.mktemp("adapters") / "adapter", llama_folder)
+
+
+@pytest.fixture(scope="session")
+def trained_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Trained]:
+    """Gives, by seed, a tiny model that has learned its task. Trained once, in 20 s, and kept in pytest's cache.
+
+    Artifacts are made of it anew (tests/evalsuite/chain.py, trained_chain), for they are stamped with verdicts.
+    """
+    kept = getattr(request.config, "cache", None)
+    cache = kept.mkdir("trained") if kept else tmp_path_factory.getbasetemp()
+    return functools.partial(trained, Path(cache))
 
 
 @pytest.fixture

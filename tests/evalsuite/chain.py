@@ -12,8 +12,12 @@ from typing import Any
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact
 from contract.example import Example
+from contract.limits import Quant
 from contract.prompt import PromptSpec
+from tests.kit.trained import Trained
 from tests.tiny import make_adapter, make_llama
+
+QUANTS: list[Quant] = ["f16", "q8_0", "q4_k_m"]
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,28 @@ class Chain:
 
 def make_chain(tmp: Path, seed: int) -> Chain:
     """Made by the real rooms from random weights of that seed."""
+    base = make_llama(tmp / "base", seed=seed)
+    one, other = (make_adapter(tmp / f"peft-{at}", base, seed=seed + at) for at in (1000, 2000))
+    return chain_of(tmp, base, one, other)
+
+
+def trained_chain(tmp: Path, model: Trained) -> Chain:
+    """Made by the real rooms from a model that has learned its task; `other_merged` is its adapter half-way."""
+    return chain_of(tmp, model.base, model.peft, model.early)
+
+
+def chain_of(tmp: Path, base: Path, peft: Path, other_peft: Path) -> Chain:
+    """What the real rooms make of a base and two adapters that were trained on it as NF4."""
     from export.merge import merge_adapter
     from export.to_gguf import export_gguf
 
-    base = make_llama(tmp / "base", seed=seed)
-    adapter, other = (
-        make_adapter_artifact(tmp / f"adapter-{at}", base, make_adapter(tmp / f"peft-{at}", base, seed=seed + at))
-        for at in (1000, 2000)
-    )
+    adapter = make_adapter_artifact(tmp / "adapter", base, peft)
+    other = make_adapter_artifact(tmp / "other-adapter", base, other_peft)
     merged = merge_adapter(adapter, tmp / "merged", base_weights="nf4")
     other_merged = merge_adapter(other, tmp / "other", base_weights="nf4")
-    quants = ["f16", "q8_0", "q4_k_m"]
-    made = export_gguf(merged, tmp / "gguf", quants=quants)  # type: ignore[arg-type]
+    made = export_gguf(merged, tmp / "gguf", quants=QUANTS)
     return Chain(
-        base, {"adapter": adapter, "merged": merged, **dict(zip(quants, made, strict=True))}, other_merged.path
+        base, {"adapter": adapter, "merged": merged, **dict(zip(QUANTS, made, strict=True))}, other_merged.path
     )
 
 

@@ -1,6 +1,7 @@
 """What goes wrong with models in practice, done to whole artifacts before their manifest is written; some in doses.
 
-A damage gets a folder it may change and the chain the artifact is from. `codes` are the reasons that must fail.
+A damage gets a folder it may change and the chain the artifact is from. `codes` are the reasons that must fail. Those
+that only the checks of single tokens, of the task or of loading see are in task_damages.py.
 """
 
 from __future__ import annotations
@@ -24,13 +25,25 @@ PROMPTS = frozenset({"prompt_ids_differ"})
 BOS = frozenset({"prompt_ids_differ", "double_bos"})
 STOPS = frozenset({"stop_ids_differ"})
 # what may go wrong as well once distributions, prompts or ends are wrong
-FOLLOWS = frozenset({*KL, "perplexity_ratio", "top1_gold", "top1_greedy", "rouge_l_loss", "eos_rate_loss"})
+FOLLOWS = frozenset(
+    {
+        *KL,
+        "perplexity_ratio",
+        "top1_gold",
+        "top1_greedy",
+        "rouge_l_loss",
+        "eos_rate_loss",
+        "ruined_documents",
+        "merge_ruined_documents",
+        "base_change_ruined_documents",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Damage:
     name: str
-    of: str  # "merged", "f16" or "q8_0"
+    of: str  # "merged", or a type of GGUF
     do: Do
     codes: frozenset[str]
 
@@ -233,13 +246,13 @@ def _saturated(most: int) -> Do:
 
 
 def _zero_scales(scales: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.where(np.arange(len(scales)) % 16 == 0, np.float16(0), scales).astype(np.float16), values
+    return np.where(np.arange(len(scales)) % 4 != 0, np.float16(0), scales).astype(np.float16), values
 
 
 def _worse_quant(folder: Path, chain: Chain) -> None:
-    """A Q4_K_M under the name of a Q8_0."""
+    """A Q2_K under the name that is there."""
     path = next(folder.glob("*.gguf"))
-    shutil.copy(chain.artifacts["q4_k_m"].gguf_path, path)
+    shutil.copy(chain.artifacts["q2_k"].gguf_path, path)
 
 
 DAMAGES = (
@@ -273,7 +286,7 @@ DAMAGES = (
     Damage("no generation prompt in the template", "merged", _template(_no_generation_prompt), PROMPTS),
     Damage("a tokenizer that lower-cases", "merged", _tokenizer(_lowercase), PROMPTS),
     Damage("half of the tokenizer's merges lost", "merged", _tokenizer(_half_the_merges), PROMPTS),
-    Damage("one tensor 5% larger", "f16", _gguf_scaled("blk.0.ffn_down.weight", 1.05), KL),
+    Damage("one tensor 50% larger", "f16", _gguf_scaled("blk.0.ffn_down.weight", 1.5), KL),
     Damage("query and key rows not permuted", "f16", _gguf(tensor=_rows_in_half_order), KL),
     Damage("a square matrix transposed", "f16", _gguf(tensor=_transposed), KL),
     Damage("gate and up exchanged", "f16", _swapped_gate, KL),
@@ -289,9 +302,9 @@ DAMAGES = (
     Damage(
         "half of the merges lost", "f16", _key("tokenizer.ggml.merges", lambda value: value[: len(value) // 2]), PROMPTS
     ),
-    Damage("int8 values saturated at 24 of 127", "q8_0", _saturated(24), KL),
-    Damage("every 16th block's scale is zero", "q8_0", _q8_blocks(_zero_scales), KL),
-    Damage("a Q4_K_M under the name of a Q8_0", "q8_0", _worse_quant, KL),
+    Damage("int8 values saturated at 12 of 127", "q8_0", _saturated(12), KL),
+    Damage("three of four blocks' scales are zero", "q8_0", _q8_blocks(_zero_scales), KL),
+    Damage("a Q2_K under the name of an F16", "f16", _worse_quant, KL),
 )
 
 DOSED = (
@@ -299,7 +312,7 @@ DOSED = (
         "one tensor larger",
         "merged",
         lambda dose: _scaled("model.layers.0.mlp.down_proj.weight", 1 + dose),
-        (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003),
+        (0.03, 0.01, 0.003, 0.001),
         "of its value",
         MERGE,
     ),
@@ -307,7 +320,7 @@ DOSED = (
         "part of every delta missing",
         "merged",
         lambda dose: _delta(1 - dose),
-        (0.1, 0.01, 0.001, 0.0003, 0.0001),
+        (0.01, 0.001, 0.0003),
         "of the delta",
         MERGE,
     ),
@@ -315,7 +328,7 @@ DOSED = (
         "noise on every matrix",
         "merged",
         _noisy,
-        (0.01, 0.001, 0.0003, 0.0001, 0.00003),
+        (0.001, 0.0003, 0.0001),
         "of its standard deviation",
         MERGE,
     ),
@@ -323,7 +336,7 @@ DOSED = (
         "norm epsilon too large",
         "merged",
         lambda dose: _config(rms_norm_eps=1e-6 + dose),
-        (1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
+        (1e-4, 1e-5, 1e-6),
         "added",
         MERGE,
     ),
@@ -331,7 +344,7 @@ DOSED = (
         "RoPE base too large",
         "merged",
         lambda dose: _config(rope_theta=10000.0 * (1 + dose)),
-        (10.0, 1.0, 0.1, 0.01, 0.001),
+        (0.1, 0.01, 0.001),
         "of its value",
         MERGE,
     ),
@@ -339,7 +352,7 @@ DOSED = (
         "one tensor larger",
         "f16",
         lambda dose: _gguf_scaled("blk.0.ffn_down.weight", 1 + dose),
-        (0.3, 0.1, 0.05, 0.02, 0.01),
+        (0.5, 0.2, 0.1, 0.05),
         "of its value",
         KL,
     ),
@@ -347,7 +360,7 @@ DOSED = (
         "int8 values saturated",
         "q8_0",
         lambda dose: _saturated(round(127 * (1 - dose))),
-        (0.6, 0.4, 0.2, 0.1, 0.05),
+        (0.9, 0.8, 0.6, 0.4),
         "of the range",
         KL,
     ),

@@ -25,12 +25,12 @@ class Harmless:
 
 @dataclass(frozen=True)
 class OtherWay:
-    """The same artifacts evaluated otherwise: settings of the runtimes, threads, or which documents."""
+    """The same artifacts evaluated otherwise: settings of the runtimes, threads, or which half of the documents."""
 
     name: str
     runtime: dict[str, Any]
-    threads: int = 1
-    choose: Callable[[list[Example]], list[Example]] = lambda examples: examples
+    threads: int
+    choose: Callable[[list[Example]], list[Example]]
 
 
 def _merged(**options: Any) -> Callable[[Chain, Path], Artifact]:
@@ -159,20 +159,26 @@ HARMLESS = (
     Harmless("GGUF under another name", _other_metadata),
 )
 
+
+def _first_half(examples: list[Example]) -> list[Example]:
+    return examples[: len(examples) // 2]
+
+
+def _longest(examples: list[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: len(example.document))[len(examples) // 2 :]
+
+
 OTHER_WAYS = (
-    OtherWay("as always", {}),
-    OtherWay("two threads", {}, threads=2),
-    OtherWay("three threads", {}, threads=3),
-    OtherWay("one document at a time", {"parallel": 1}),
-    OtherWay("three documents at a time", {"parallel": 3}),
-    OtherWay("a key-value cache in float32", {"kv_dtype": "f32"}),
-    OtherWay("a key-value cache in float16", {"kv_dtype": "f16"}),
-    OtherWay("a shorter context", {"context_length": 256}),
-    OtherWay("the first 24 documents", {}, choose=lambda examples: examples[:24]),
-    OtherWay("the last 24 documents", {}, choose=lambda examples: examples[-24:]),
-    OtherWay("every other document", {}, choose=lambda examples: examples[::2]),
-    OtherWay("documents in the opposite order", {}, choose=lambda examples: examples[::-1]),
+    OtherWay("two threads, the first half of the documents", {}, 2, _first_half),
+    OtherWay("three threads, the other half", {}, 3, lambda examples: examples[len(examples) // 2 :]),
+    OtherWay("one document at a time, every other one", {"parallel": 1}, 1, lambda examples: examples[::2]),
     OtherWay(
-        "the longest documents", {}, choose=lambda examples: sorted(examples, key=lambda e: len(e.document))[-24:]
+        "three documents at a time, in the opposite order",
+        {"parallel": 3},
+        1,
+        lambda examples: _first_half(examples)[::-1],
     ),
+    OtherWay("a key-value cache in float32, the longest documents", {"kv_dtype": "f32"}, 1, _longest),
+    OtherWay("a key-value cache in float16, the longest documents", {"kv_dtype": "f16"}, 1, _longest),
+    OtherWay("a shorter context", {"context_length": 256}, 1, _first_half),
 )

@@ -87,7 +87,7 @@ def test_a_type_that_llama_cpp_cannot_load_is_told(
         return [made]
 
     monkeypatch.setattr(flow.quant_bench, "export_gguf", cut)
-    selection = choose(model, tmp_path, limits=Limits(kl_nats=9.0), quants=["q8_0", "q2_k"], prefer=prefer)
+    selection = choose(model, tmp_path, limits=Limits(kl_nats=3.0), quants=["q8_0", "q2_k"], prefer=prefer)
     assert selection.winner is not None
     assert selection.winner.path.name == "q8_0"
     assert "llama.cpp cannot load the file: " in str(selection.figures[0].refused)
@@ -104,7 +104,7 @@ def test_a_fault_that_is_not_the_types_ends_it(
 
     monkeypatch.setattr(flow.quant_bench, "export_gguf", spoil)
     with pytest.raises(AssayError):
-        choose(model, tmp_path, limits=Limits(kl_nats=9.0), quants=["q2_k"])
+        choose(model, tmp_path, limits=Limits(kl_nats=3.0), quants=["q2_k"])
 
 
 def test_a_file_larger_than_planned_is_held_against_the_limit(
@@ -153,7 +153,7 @@ def test_summaries_count_where_they_are_asked_for(tmp_path: Path, model: Artifac
 
 def test_time_is_measured_where_it_decides(tmp_path: Path, model: Artifact) -> None:
     given: dict[str, Any] = {"quants": ["q8_0", "q2_k"], "prefer": "fastest"}
-    limits = Limits(kl_nats=9.0, ms_per_token=1e-9)
+    limits = Limits(kl_nats=3.0, ms_per_token=1e-9)
     refused = choose(model, tmp_path / "out", limits=limits, **given)
     assert refused.winner is None
     assert all(figures.outcome(limits) == "fail" for figures in refused.figures)
@@ -184,7 +184,7 @@ def test_an_importance_matrix_is_computed_once(
     model = with_details(llama_folder, tmp_path / "merged", data_sha256={"train": sha256_of_rows(train)})
     settings = replace(ONE, imatrix=Calibration(train, 1))
     quants = ["q8_0", "q4_0", "q2_k", "iq2_xs"]
-    selection = choose(model, tmp_path / "out", limits=Limits(kl_nats=9.0), quants=quants, settings=settings)
+    selection = choose(model, tmp_path / "out", limits=Limits(kl_nats=3.0), quants=quants, settings=settings)
     assert selection.winner is not None
     assert selection.winner.path.name == "iq2_xs"
     assert selection.winner.details["imatrix"]["split"] == "train"
@@ -201,7 +201,7 @@ def test_an_importance_matrix_is_computed_once(
     with pytest.raises(AssayError, match="not the one that was made"):
         kept.copy_to(tmp_path / "copy")
     with pytest.raises(AssayError, match="needs an importance matrix"):
-        choose(model, tmp_path / "none", limits=Limits(kl_nats=9.0), quants=quants)
+        choose(model, tmp_path / "none", limits=Limits(kl_nats=3.0), quants=quants)
 
 
 def test_a_matrix_that_was_changed_meanwhile_is_computed_again(
@@ -261,7 +261,7 @@ def test_a_type_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_strict_leaves_out_what_would_fall_back(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "llama", hidden_size=64, intermediate_size=96, layers=1)
     model = with_details(folder, tmp_path / "merged")
-    limits = Limits(kl_nats=9.0)
+    limits = Limits(kl_nats=3.0)
     strict = replace(ONE, strict=True)
     selection = choose(model, tmp_path / "out", limits=limits, quants=["q8_0", "q4_k_m"], settings=strict)
     assert selection.winner is not None
@@ -275,7 +275,7 @@ def test_strict_holds_for_what_was_measured_without_it(tmp_path: Path) -> None:
     given: dict[str, Any] = {"quants": ["q8_0", "q4_k_m"]}
     measured = choose(model, tmp_path / "out", limits=Limits(kl_nats=1e-9), **given)
     assert all(figures.quality is not None for figures in measured.figures)
-    strict = choose(model, tmp_path / "out", limits=Limits(kl_nats=9.0), settings=replace(ONE, strict=True), **given)
+    strict = choose(model, tmp_path / "out", limits=Limits(kl_nats=3.0), settings=replace(ONE, strict=True), **given)
     assert strict.winner is not None
     assert strict.winner.path.name == "q8_0"
     assert strict.figures[0].quality == measured.figures[0].quality
