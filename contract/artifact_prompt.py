@@ -48,6 +48,18 @@ def prompt_of(artifact: Artifact) -> PromptSpec:
     return PromptSpec() if recorded is None else PromptSpec.from_dict(recorded)
 
 
+def recorded_prompt(artifact: Artifact) -> PromptSpec | None:
+    """The words the artifact says it was tuned with, which are what a server would use; None: it says nothing.
+
+    Raises:
+        AssayError: what was recorded cannot be read.
+    """
+    says = "prompt" in artifact.details or (
+        artifact.kind == "gguf" and gguf_string(artifact.gguf_path, GGUF_PROMPT_KEY) is not None
+    )
+    return prompt_of(artifact) if says else None
+
+
 def is_told_date(artifact: Artifact) -> bool:
     """Does the artifact's chat template ask for the date? It is told `prompt_of(artifact).date`; by others, today's."""
     if artifact.kind == "gguf":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.artifact import Artifact
+from contract.artifact_prompt import recorded_prompt
 from contract.errors import AssayError, listed
 from contract.example import Example, key_of, sha256_of_rows
 from contract.groups import group, row_count
@@ -23,7 +24,6 @@ from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
 from evalsuite.folder import refuse_foreign_folder, refuse_inside, write_evaluation, writing
 from evalsuite.gate import judge, required
-from evalsuite.identity import recorded_prompt
 from evalsuite.kept import Kept
 from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import Node, plan

@@ -8,10 +8,8 @@ import struct
 from pathlib import Path
 
 from contract.artifact import ONNX_LABEL, Artifact
-from contract.artifact_prompt import GGUF_PROMPT_KEY, gguf_string, prompt_of
 from contract.errors import AssayError, NoEngineError
 from contract.model_folder import read_json, resolve_model
-from contract.prompt import PromptSpec
 from runtimes.onnx_file import precision_of
 
 _STORED_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8}
@@ -81,14 +79,6 @@ def stored_dtype(artifact: Artifact) -> str:
     """The dtype most of a model folder's weights are stored in, as torch names it; float32 for any but 16-bit ones."""
     elements = _elements_by_dtype(artifact.folder)
     return _DTYPE_NAMES.get(max(elements, key=lambda dtype: elements[dtype]), "float32")
-
-
-def recorded_prompt(artifact: Artifact) -> PromptSpec | None:
-    """The words the artifact says it was tuned with, which are what a server would use; None: it says nothing."""
-    says = "prompt" in artifact.details or (
-        artifact.kind == "gguf" and gguf_string(artifact.gguf_path, GGUF_PROMPT_KEY) is not None
-    )
-    return prompt_of(artifact) if says else None
 
 
 def _elements_by_dtype(folder: Path) -> dict[str, int]:

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from contract.artifact import Artifact
+from contract.artifact_prompt import recorded_prompt
 from contract.errors import AssayError, NoEngineError
 from contract.runtime import Runtime
-from evalsuite.identity import label_of, recorded_prompt, storage
+from evalsuite.identity import label_of, storage
 from evalsuite.results import Unloadable
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from contract.artifact_prompt import recorded_prompt
 from contract.errors import AssayError
 from contract.example import Example, sha256_of_rows
 from contract.prompt import PromptSpec
@@ -13,7 +14,7 @@ from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.cache import Cache
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
 from evalsuite.fit import Fit, fit, recorded_context
-from evalsuite.identity import added_tokens, base_identity, recorded_prompt
+from evalsuite.identity import added_tokens, base_identity
 from evalsuite.interface import compare_interface
 from evalsuite.loadable import Fault, Model
 from evalsuite.own_targets import chunk_size, write_and_spool

@@ -90,6 +90,7 @@ def serve(
     from contract.artifact import open_artifact
     from contract.errors import AssayError
     from serve import signature
+    from serve.as_evaluated import as_evaluated
     from serve.proof import UnprovenError, refuse_spoken_against, refuse_unproven
     from serve.unchanged import fingerprint
 
@@ -109,25 +110,24 @@ def serve(
     before = fingerprint(opened)
     if opened.foreign:  # its digest was computed before anything was noted of its files
         opened.verify()
-    proven = True
-    if require_signature:
-        signature.refuse_unsigned(opened, require_signature, bundle)
+    judged = None
+    claim = signature.refuse_unsigned(opened, require_signature, bundle) if require_signature else None
     try:
-        if verdict or not require_signature or signature.has_word(opened):
-            refuse_unproven(opened, verdict)
+        if verdict or claim is None or signature.has_word(opened):
+            judged = as_evaluated(opened, refuse_unproven(opened, verdict).evaluation.basis.generate)
         else:
             refuse_spoken_against(opened)
+            judged = as_evaluated(opened, claim.basis.generate)
     except UnprovenError as refusal:
         if not allow_unproven:
             raise
-        proven = False
         click.secho(f"WARNING: serving what is NOT PROVEN (--allow-unproven)\n{refusal}", fg="red", bold=True, err=True)
 
     from serve.start import start
 
     start(
         opened,
-        proven=proven,
+        judged=judged,
         before=before,
         host=host,
         port=port,

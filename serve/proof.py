@@ -7,7 +7,6 @@ from pathlib import Path
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
 from contract.history import History, Standing, known_history, read_history, standing
-from contract.verdict import Verdict
 
 _ROLES = ("merged", "adapter", "gguf")  # of parents that an artifact is compared with
 _AGAINST = ("fail", "unfinished")
@@ -19,8 +18,8 @@ class UnprovenError(AssayError):
     exit_code = 1
 
 
-def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Verdict:
-    """The passing verdict on exactly these bytes and this manifest.
+def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Standing:
+    """The evaluation that counts, with its passing verdict on exactly these bytes and this manifest.
 
     Args:
         artifact: what is about to be served.
@@ -64,7 +63,7 @@ def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Ver
             got=listed(weak),
             hint="evaluate that one, and mend it first",
         )
-    return verdict
+    return counts
 
 
 def refuse_spoken_against(artifact: Artifact) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from contract.api_key import read_api_key
 from contract.artifact import Artifact
 from contract.artifact_prompt import prompt_of
+from contract.prompt import PromptSpec
 from contract.runtime import GenerateParams
 from runtimes import load_runtime
 from serve.server import Served, create_app, open_socket, run
@@ -18,7 +19,7 @@ from serve.worker import Worker
 def start(
     artifact: Artifact,
     *,
-    proven: bool,
+    judged: tuple[PromptSpec, GenerateParams] | None,
     before: Fingerprint,
     host: str,
     port: int,
@@ -30,7 +31,7 @@ def start(
 
     Args:
         artifact: what was hashed.
-        proven: has it a passing verdict?
+        judged: how it was asked and how it wrote when it passed; None: it is not proven.
         before: its `serve.unchanged.fingerprint` from before it was hashed.
         host: the address to listen on.
         port: 0 takes a free one.
@@ -43,13 +44,13 @@ def start(
             since they were hashed.
     """
     api_key = read_api_key(api_key_file) if api_key_file else None
-    params = GenerateParams.recorded(artifact.details)
+    spec, params = judged or (prompt_of(artifact), GenerateParams.recorded(artifact.details))
     with (
         closing(open_socket(host, port)) as bound,
-        closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1)) as runtime,
+        closing(load_runtime(artifact, threads=threads, context_length=context, parallel=1, date=spec.date)) as runtime,
         closing(Worker(runtime)) as worker,
     ):
         refuse_changed(artifact, before)
         own = params.within(runtime.target_length)
-        served = Served(artifact.name, artifact.digest, prompt_of(artifact), own, proven)
+        served = Served(artifact.name, artifact.digest, spec, own, proven=judged is not None)
         run(create_app(worker, served, api_key=api_key), bound)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contract.artifact import Artifact
+from contract.artifact_prompt import recorded_prompt
 from contract.errors import AssayError, listed
 from evalsuite.cache import Cache
 from evalsuite.hard_texts import HARD_TEXTS
-from evalsuite.identity import recorded_prompt
 from evalsuite.judged import difference_of_rouge, difference_of_shares, interval_of_share
 from evalsuite.results import Comparison, Prediction, Row, Served, Stop
 from evalsuite.scorer import Scored, TaskScorer

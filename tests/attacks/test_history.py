@@ -100,7 +100,7 @@ def test_an_evaluation_at_least_as_strong_lifts_a_fail(artifact: Artifact, stron
     say(artifact, "fail")
     say(artifact, "pass", **stronger)
     assert state(artifact) == "pass"
-    assert refuse_unproven(open_artifact(artifact.path)).outcome == "pass"
+    assert refuse_unproven(open_artifact(artifact.path)).state == "pass"
     assert len(known_history(artifact.verdict_path)) == 2, "both are kept"
 
 
@@ -157,7 +157,7 @@ def test_a_verdict_beside_another_artifact_says_nothing_of_it(artifact: Artifact
 
 def test_a_verdict_from_elsewhere_does_not_hide_a_fail_beside_the_artifact(artifact: Artifact, tmp_path: Path) -> None:
     write_verdicts(tmp_path / "eval.json", [verdict(artifact, "pass")])
-    assert refuse_unproven(artifact, tmp_path / "eval.json").outcome == "pass"
+    assert refuse_unproven(artifact, tmp_path / "eval.json").state == "pass"
     say(artifact, "fail", 25)
     assert "kl_mean_gold (fail)" in refused(artifact, tmp_path / "eval.json")
 
@@ -168,7 +168,7 @@ def test_what_it_was_made_from_failed_later(tmp_path: Path) -> None:
     ollama = make(tmp_path / "ollama", above=gguf)
     for artifact in (merged, gguf, ollama):
         say(artifact, "pass")
-    assert refuse_unproven(ollama).outcome == "pass"
+    assert refuse_unproven(ollama).state == "pass"
     say(merged, "fail", 25)
     for artifact in (gguf, ollama):
         assert "it was made from tiny, and that did not pass" in refused(artifact)

@@ -31,7 +31,7 @@ def artifact(tmp_path: Path) -> Artifact:
         tensor_types={"Q4_K": 10, "Q6_K": 2},
     )
     write_verdicts(made.verdict_path, [Verdict("q4_k_m", made.digest, "pass", ())])
-    assert refuse_unproven(open_artifact(made.path)).outcome == "pass"
+    assert refuse_unproven(open_artifact(made.path)).state == "pass"
     return made
 
 
@@ -87,7 +87,7 @@ def test_measurements_and_where_parents_lay_are_free(artifact: Artifact) -> None
         data["parents"][0]["path"] = "/elsewhere"
 
     _edit(artifact, change, restated=False)
-    assert refuse_unproven(open_artifact(artifact.path)).outcome == "pass"
+    assert refuse_unproven(open_artifact(artifact.path)).state == "pass"
 
 
 def test_the_schema_set_back_proves_nothing(artifact: Artifact) -> None:
@@ -107,7 +107,7 @@ def test_the_schema_set_back_proves_nothing(artifact: Artifact) -> None:
     with pytest.raises(UnprovenError, match="no verdict is about these bytes"):
         refuse_unproven(old)
     write_verdicts(old.verdict_path, [Verdict("q4_k_m", old.digest, "pass", ())])  # evaluated again
-    assert refuse_unproven(old).outcome == "pass"
+    assert refuse_unproven(old).state == "pass"
 
 
 def test_an_old_manifest_names_its_parent_by_files_and_finds_it(artifact: Artifact) -> None:
@@ -179,7 +179,7 @@ def test_links_out_of_the_artifact_are_refused(tmp_path: Path, link: str) -> Non
 
 def test_a_link_inside_the_artifact_and_to_it_are_fine(artifact: Artifact, tmp_path: Path) -> None:
     os.symlink(artifact.path, tmp_path / "linked")
-    assert refuse_unproven(open_artifact(tmp_path / "linked")).outcome == "pass"
+    assert refuse_unproven(open_artifact(tmp_path / "linked")).state == "pass"
 
 
 def test_a_file_that_is_not_listed_is_seen(artifact: Artifact) -> None:

@@ -31,9 +31,9 @@ def judge(artifact: Artifact, outcome: Outcome, path: Path | None = None, digest
 
 def test_a_passing_verdict_beside_the_manifest_or_given(artifact: Artifact, tmp_path: Path) -> None:
     judge(artifact, "pass", tmp_path / "other.json")
-    assert refuse_unproven(artifact, tmp_path / "other.json").outcome == "pass"
+    assert refuse_unproven(artifact, tmp_path / "other.json").state == "pass"
     judge(artifact, "pass")
-    assert refuse_unproven(artifact).label == "q4_k_m"
+    assert refuse_unproven(artifact).verdict.label == "q4_k_m"
 
 
 @pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
@@ -89,7 +89,7 @@ def test_a_foreign_gguf_is_known_by_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(9))
     artifact = open_artifact(tmp_path / "m.gguf")
     judge(artifact, "pass", tmp_path / "v.json")
-    assert refuse_unproven(artifact, tmp_path / "v.json").outcome == "pass"
+    assert refuse_unproven(artifact, tmp_path / "v.json").state == "pass"
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(8) + b"1")
     with pytest.raises(UnprovenError, match="no verdict is about these bytes"):
         refuse_unproven(open_artifact(tmp_path / "m.gguf"), tmp_path / "v.json")
