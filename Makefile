@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run train merge export-gguf export-onnx eval-all serve ollama bench bench-export bench-onnx bench-coverage test check tiny-base tiny-t5-base tiny-bart-base dialogues clean
+.PHONY: help setup demo run train merge export-gguf export-onnx eval-all serve ollama bench bench-export bench-onnx bench-coverage test test-fast test-slow test-all check tiny-base tiny-t5-base tiny-bart-base dialogues clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9 -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,8 +75,19 @@ bench-onnx: $(READY) ## Our ONNX loop, Optimum's and, with GENAI=PYTHON of an en
 bench-coverage: $(READY) ## How often the gate is wrong: the table of docs/proof.md, simulated in two minutes
 	$(BIN)/python -m benchmarks.coverage
 
-test: $(READY) ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+
+test: $(READY) ## Run the tests but for the slow ones
+	$(PYTEST) -m "not slow"
+
+test-fast: $(READY) ## … only those that load no engine
+	$(PYTEST) -m fast
+
+test-slow: $(READY) ## … only the slow ones; ASSAY_TESTS_SECONDS=N begins none after that time
+	$(PYTEST) -m slow
+
+test-all: $(READY) ## … all of them
+	$(PYTEST)
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from contract.errors import AssayError
 from contract.files import read_versioned, refuse_constant, write_whole
 from contract.typed import from_json
 
-RESULTS_SCHEMA = 4
+RESULTS_SCHEMA = 3
 METRICS_FILE = "metrics.json"
 CSV_FILE = "metrics.csv"
 REPORT_FILE = "report.html"

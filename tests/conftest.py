@@ -9,6 +9,8 @@ os.environ.update(OMP_NUM_THREADS="1" if "PYTEST_XDIST_WORKER" in os.environ els
 
 import functools
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,32 @@ def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield made
     if folder.is_dir():
         subprocess.run(["umount", str(folder)], check=True)
+
+
+ENGINES = ("torch", "llama_cpp", "onnxruntime")  # none of them is loaded by what is marked fast
+_ENDS_AT_S = time.monotonic() + float(os.environ.get("ASSAY_TESTS_SECONDS", "inf"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is neither `engine` nor `slow` is `fast`."""
+    for item in items:
+        if not any(item.iter_markers("engine")) and not any(item.iter_markers("slow")):
+            item.add_marker(pytest.mark.fast)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where there is only so much time (ASSAY_TESTS_SECONDS), what is left at its end is skipped, and said to be."""
+    if time.monotonic() > _ENDS_AT_S:
+        pytest.skip("no time was left for it")
+
+
+@pytest.fixture(autouse=True)
+def _fast_is_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked fast that loads an engine belongs to the others."""
+    before = {name for name in ENGINES if name in sys.modules}
+    yield
+    if request.node.get_closest_marker("fast"):
+        assert {name for name in ENGINES if name in sys.modules} == before, "mark it: pytest.mark.engine"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

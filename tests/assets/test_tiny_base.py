@@ -16,6 +16,8 @@ from transformers import (
 import assets
 from assets import corpus
 
+pytestmark = pytest.mark.engine
+
 FOLDER = Path(assets.__file__).parent / "tiny-base"
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

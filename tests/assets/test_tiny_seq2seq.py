@@ -12,7 +12,7 @@ import assets
 from assets import corpus
 
 FOLDERS = {name: Path(assets.__file__).parent / f"tiny-{name}" for name in ("t5", "bart")}
-pytestmark = pytest.mark.parametrize("name", ["t5", "bart"])
+pytestmark = [pytest.mark.engine, pytest.mark.parametrize("name", ["t5", "bart"])]
 
 
 @pytest.fixture(scope="module")

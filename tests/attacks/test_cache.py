@@ -24,6 +24,8 @@ from evalsuite.evaluate import evaluate
 from evalsuite.results import Interval, Results, read_results
 from tests.evalsuite.chain import examples
 
+pytestmark = pytest.mark.engine
+
 RECIPE = Recipe.model_validate({"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 6}})
 GOOD, BAD = Interval(0.001, 0.0, 0.002, 300), Interval(0.9, 0.8, 1.0, 300)
 

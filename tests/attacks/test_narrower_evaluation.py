@@ -30,6 +30,8 @@ from tests.evalsuite.chain import edit_tensors, examples, make_adapter_artifact,
 from tests.evalsuite.quick import figures_only
 from tests.kit.verdicts import basis, write_verdicts
 
+pytestmark = pytest.mark.engine
+
 RECIPE = Recipe.model_validate({"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 4}})
 
 

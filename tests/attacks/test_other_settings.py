@@ -1,4 +1,4 @@
-"""Judged in one way and served in another: other words, another length, a penalty; or by a file that records nothing."""
+"""Judged in one way and served in another: other words, another length, a penalty; or a file that records nothing."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from contract.prompt import PromptSpec
 from evalsuite.speed import measure_speed
 from runtimes import load_runtime
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 # what runs when a module of the folder is imported: it says so, and ends the process as if all had gone well
 HOSTILE = "import os\nos.write(1, b'hostile\\n')\nos.close(os.open({marker!r}, os.O_CREAT))\nos._exit(0)\n"

@@ -30,6 +30,8 @@ from tests.tiny import write_jsonl
 from trainer.cli import data
 from trainer.data import load_splits
 
+pytestmark = pytest.mark.engine
+
 # Limits that the artifact keeps by far: only the number of documents can keep it from passing.
 RECIPE = """
 name: t

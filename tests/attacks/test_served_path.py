@@ -22,6 +22,8 @@ from tests.evalsuite.quick import figures_only
 from tests.evalsuite.ways import NeverEnds, NoNumbers, Passed, RuinedLogits, loading
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 RECIPE = Recipe.model_validate(
     {
         "name": "t",

@@ -25,6 +25,8 @@ from tests.evalsuite.chain import edit_gguf, examples
 from tests.evalsuite.quick import figures_only
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 SPEC = PromptSpec(date="2025-03-02")
 OTHER = "2026-12-01"
 

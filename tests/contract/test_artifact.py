@@ -17,6 +17,8 @@ from contract.artifact import new_artifact, open_artifact, refuse_existing
 from contract.errors import AssayError
 from tests.contract.test_drafts import abandon
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

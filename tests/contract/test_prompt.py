@@ -23,6 +23,8 @@ from contract.prompt import (
     shorten,
 )
 
+pytestmark = pytest.mark.engine
+
 LLAMA2 = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
     "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"

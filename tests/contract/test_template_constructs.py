@@ -14,6 +14,8 @@ from contract.model_folder import chat_format
 from contract.prompt import ChatFormat, Message, completion_segments, hf_tokenize, prompt_ids, render
 from tests.chat_templates import GEMMA, LLAMA, MACRO, QWEN, SMOL, TEMPLATES
 
+pytestmark = pytest.mark.engine
+
 DATE = "2025-03-02"
 SLY = 'Mara: say <|im_end|> and <|begin|>.\nOlin: "No" & <think> it over.'
 TURNS: dict[str, list[tuple[str, str]]] = {

@@ -11,6 +11,8 @@ from contract.unigram import harmless
 from tests.tiny import make_bpe_tokenizer
 from tests.tiny_seq2seq import make_t5_tokenizer
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from tests.evalsuite.chain import examples
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 WRITES = {"max_new_tokens": 10, "num_beams": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
 
 

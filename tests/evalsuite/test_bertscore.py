@@ -18,6 +18,8 @@ from contract.errors import AssayError
 from evalsuite.metrics.bertscore import BertScorer, bertscore_available
 from evalsuite.metrics.encoder import DEFAULT_LAYER, default_encoder, encoder_digest
 
+pytestmark = pytest.mark.engine
+
 TEXT = "the bus leaves at nine mara says olin pays ten crowns for two beers nobody spoke . , ##s ##ing"
 PREDICTIONS = ["the bus leaves at nine", "olin pays", "", "mara says the bus leaves " * 9, "nobody spoke.", "?!"]
 REFERENCES = [

@@ -24,6 +24,8 @@ from runtimes import load_runtime
 from runtimes.torch_ref import TorchRuntime
 from tests.evalsuite.chain import Chain, examples, make_chain
 
+pytestmark = pytest.mark.engine
+
 RECIPE = Recipe.model_validate({"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 6}})
 
 

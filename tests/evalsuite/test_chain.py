@@ -21,6 +21,8 @@ from tests.evalsuite.chain import make_adapter_artifact, remake
 from tests.kit.dialogues import ENOUGH, dialogues
 from tests.kit.trained import Trained
 
+pytestmark = pytest.mark.engine
+
 # the limits are the defaults: the model has learned its task
 RECIPE = Recipe.model_validate(
     {

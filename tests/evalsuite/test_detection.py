@@ -37,6 +37,8 @@ from tests.kit.dialogues import ENOUGH, dialogues
 from tests.kit.trained import Trained
 from tests.said import say_at_the_end
 
+pytestmark = pytest.mark.engine
+
 FIRST = 11  # gets everything; two more, trained from other random weights, are slow and get all but the doses
 SEEDS = (FIRST, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (12, 13)))
 RECIPE = Recipe.model_validate(

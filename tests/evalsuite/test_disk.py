@@ -26,6 +26,8 @@ from tests.evalsuite.quick import figures_only
 from tests.kit.verdicts import evaluation, write_verdicts
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from contract.prompt import PromptSpec
 from evalsuite.distance import LogitsSpool, mean_kl, score_against, summarize, token_distances
 from runtimes import load_runtime
 
+pytestmark = pytest.mark.engine
+
 RANDOM = np.random.default_rng(0)
 
 

@@ -22,6 +22,8 @@ from tests.evalsuite.chain import examples, make_adapter_artifact
 from tests.kit.dialogues import ENOUGH, dialogues
 from tests.kit.trained import Trained
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def model_folder(trained_model: Callable[[int], Trained]) -> Path:

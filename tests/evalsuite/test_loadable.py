@@ -31,6 +31,8 @@ from tests.evalsuite.made import results, row
 from tests.evalsuite.quick import figures_only
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:

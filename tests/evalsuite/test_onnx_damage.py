@@ -23,6 +23,8 @@ from tests.evalsuite.quick import figures_only
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 LATER = "decoder_with_past_model"
 MAKERS = {"t5": make_t5, "bart": make_bart}
 # a random model's summaries hang by a thread, so what is judged is how far its distributions are

@@ -19,6 +19,8 @@ from runtimes import load_runtime
 from tests.evalsuite.chain import examples
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 NEAR_TIE = 0.1  # llama.cpp reads many tokens by other kernels than one; which ones depends on the processor
 
 

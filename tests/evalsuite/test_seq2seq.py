@@ -25,6 +25,8 @@ from tests.evalsuite.chain import edit_tensors, examples, make_adapter_artifact,
 from tests.kit.dialogues import ENOUGH, dialogues
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 SPEC = PromptSpec(user="summarize: {document}")
 RECIPE = Recipe.model_validate(
     {

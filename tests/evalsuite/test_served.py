@@ -30,6 +30,8 @@ from tests.evalsuite.chain import edit_gguf, examples
 from tests.evalsuite.proxy import Body, assay_serve, proxy
 from tests.evalsuite.quick import figures_only
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = 24  # of what happens on the way: too few for the default limits, so that theirs are wider
 ENOUGH = 76  # for the default limits

@@ -30,6 +30,8 @@ from tests.evalsuite.quick import figures_only
 from tests.evalsuite.ways import Blurred, loading
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 MOST = 10
 LIMITS: dict[str, float] = {
     "min_top1_agreement": 0.3,

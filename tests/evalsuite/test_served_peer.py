@@ -22,6 +22,8 @@ from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.served.endpoint import connect
 from export.to_gguf import export_gguf
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin" / "llama-server"
 DOCUMENTS = 16

@@ -18,6 +18,8 @@ from flow.merge_cli import merge
 from tests.export.makers import edit_json, edit_tensors
 from tests.export.peft_makers import make_peft
 
+pytestmark = pytest.mark.engine
+
 
 def test_merge_and_export_print_json(tmp_path: Path, adapter_folder: Path) -> None:
     runner = CliRunner()

@@ -20,6 +20,8 @@ from tests.export.makers import edit_tensors
 from tests.said import say_at_the_end
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 # of what goes into GELU, and what makes up for it behind
 SCALED = {
     "gemma2": ("mlp.gate_proj.weight", "mlp.down_proj.weight"),

@@ -20,6 +20,8 @@ from export.to_gguf import export_gguf
 from tests.export.makers import edit_json, edit_tensors
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,

@@ -21,6 +21,8 @@ from tests.export.families import FAMILIES, make_model
 from tests.export.makers import edit_json, edit_tensors, gemma_tokenizer
 from tests.tiny import make_adapter
 
+pytestmark = pytest.mark.engine
+
 LONG = "Mara asks Olin whether room 527 is free at nine, and Tom counts the crowns. " * 4
 HALF_PRECISION = ("gemma2", "gemma3", "gpt2")  # tests/export/test_gelu_table.py shows that it is that and no more
 

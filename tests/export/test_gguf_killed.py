@@ -13,6 +13,8 @@ from export.to_gguf import export_gguf
 from tests.export.killing import kill_at_random_moments
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 MOMENTS = 50
 QUANT = "q4_k_m"
 

@@ -19,6 +19,8 @@ from tests.export.test_gguf import LLAMA3_ROPE
 from tests.tiny import make_llama
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 SOURCE = os.environ.get("LLAMA_CPP")
 # The converter knows a byte-level tokenizer by a hash of its output, and a tiny one is none of those: it is told.
 NAMED = """

@@ -38,6 +38,8 @@ from tests.export.makers import (
 from tests.tiny import make_bpe_tokenizer, make_llama
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize(
     ("maker", "pre"),

@@ -23,6 +23,8 @@ from tests.export.llama_quantize import llama_quantize
 from tests.export.makers import edit_tensors
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 QUANTIZED = [quant for quant in LADDER if quant not in FLOATS]
 SLOW = ("iq4_nl", "iq4_xs")  # seconds for a few million values
 

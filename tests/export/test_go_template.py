@@ -16,6 +16,8 @@ from contract.prompt import PLAIN_TEMPLATE, ChatFormat, Message
 from export.go_template import Turns, conversations, go_turns, trained_text
 from tests.tiny import TEMPLATE
 
+pytestmark = pytest.mark.engine
+
 HERE = Path(__file__).parent
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"

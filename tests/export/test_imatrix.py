@@ -25,6 +25,8 @@ from tests.export.engine_imatrix import engine_sums
 from tests.export.families import make_model
 from tests.tiny import TEXT, make_llama
 
+pytestmark = pytest.mark.engine
+
 EXAMPLES = [Example(f"e{number}", f"{TEXT[0]} {number}", (TEXT[1], f"Room {number}.")) for number in range(40)]
 
 

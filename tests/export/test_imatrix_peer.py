@@ -17,6 +17,8 @@ from tests.export.test_imatrix import matrix, opened
 from tests.export.test_imatrix_quantize import tensors
 from tests.tiny import TEXT, make_llama
 
+pytestmark = pytest.mark.engine
+
 BIN = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin"
 CHUNK = 64
 

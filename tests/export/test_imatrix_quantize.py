@@ -25,6 +25,8 @@ from tests.export.makers import edit_tensors
 from tests.export.test_imatrix import EXAMPLES, matrix, opened
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 
 def tensors(path: Path) -> dict[str, bytes]:
     from gguf import GGUFReader

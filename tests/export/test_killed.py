@@ -14,6 +14,8 @@ from export.to_gguf import export_gguf
 from tests.export.killing import ROOT, environment
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 # A child imports what is slow, then forks one process per moment and kills it as soon as a file of that name is there.
 CHILD = """
 import os, signal, sys, time

@@ -18,6 +18,8 @@ from export.quantize import LADDER, NEED_MATRIX
 from export.to_gguf import export_gguf
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 
 def test_all_types_are_made_and_are_what_their_name_says(tmp_path: Path) -> None:
     """From bfloat16 weights, which no type but f32 and bf16 can hold."""

@@ -20,6 +20,8 @@ from tests.export.peft_makers import make_peft
 from tests.tiny import TEXT, make_adapter, make_llama
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 TEXTS = [[5, 9, 30, 40, 50, 7] * 25, list(range(5, 60)), [7]]  # beyond a sliding window of 96, and one id alone
 SMALL = {"hidden_size": 64, "intermediate_size": 96}
 

@@ -32,6 +32,8 @@ from tests.export.makers import edit_json, edit_tensors
 from tests.export.peft_makers import make_peft
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 SOURCE = os.environ.get("LLAMA_CPP")
 IDS = [0, 5, 20, 30, 40, 50, 7, 8, 9, 100, 200, 300, 17, 260, 261, 33]
 LAYER = r".*layers\.0\.self_attn\.q_proj"

@@ -16,6 +16,8 @@ from export.weights import FolderWeights
 from tests.export.makers import edit_json
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 
 def peft_merge(base: Path, adapter: Path) -> dict[str, Any]:
     """PEFT's own merge in float32."""

@@ -24,6 +24,8 @@ from tests.export.makers import edit_json, edit_tensors
 from tests.export.peft_makers import logits, make_gpt2, make_peft, peft_merge
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -15,6 +15,8 @@ from export.merge import merge_adapter
 from tests.export.killing import ROOT, environment, kill_at_random_moments
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 MOMENTS = 50
 LIMITED = """
 import resource, sys

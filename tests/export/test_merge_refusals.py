@@ -17,6 +17,8 @@ from tests.export.makers import edit_json, edit_tensors
 from tests.export.peft_makers import make_gpt2, make_peft
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 
 

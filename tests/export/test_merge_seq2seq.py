@@ -17,6 +17,8 @@ from export.weights import FolderWeights
 from tests.export.makers import edit_json
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 QUANTIZED = ("k", "v", "o", "wi", "wi_0", "wi_1", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 

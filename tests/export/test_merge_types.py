@@ -16,6 +16,8 @@ from tests.export.makers import gpt2_tokenizer
 from tests.export.peft_makers import logits, make_gpt2, make_peft, peft_merge
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "dtype": "float32"}
 
 

@@ -28,6 +28,8 @@ from tests.export.makers import edit_json, gemma_tokenizer, llama3_tokenizer, me
 from tests.export.test_go_template import go
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 TOKENIZERS: dict[str, Callable[[Path], None]] = {
     "SentencePiece": train_sentencepiece,
     "Gemma": gemma_tokenizer,

@@ -29,6 +29,8 @@ from tests.export.makers import edit_json, edit_tensors
 from tests.tiny import make_adapter, make_llama
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 NO_VNNI = Cpu("old", "x86_64", ("avx2", "avx512f"))
 VNNI = Cpu("new", "x86_64", ("avx2", "avx_vnni"))

@@ -21,6 +21,8 @@ from tests.export.families import make_model
 from tests.said import say_at_the_end
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 CASES = ((1, 0, 7), (1, 9, 1), (3, 0, 5), (3, 6, 1), (2, 4, 3))  # rows, cached positions, new ones
 
 

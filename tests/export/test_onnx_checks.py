@@ -24,6 +24,8 @@ from export.weights import FolderWeights
 from tests.tiny import make_llama
 from tests.tiny_seq2seq import make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 MAKERS: dict[str, Any] = {
     "llama": lambda folder: make_llama(folder, dtype="float32"),
     "t5": make_t5,

@@ -16,6 +16,8 @@ from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 SIZES = [
     {"batch_size": 1, "sequence_length": 1, "decoder_sequence_length": 1, "past": 9, "encoder_sequence_length": 7},
     {"batch_size": 3, "sequence_length": 5, "decoder_sequence_length": 1, "past": 0, "encoder_sequence_length": 11},

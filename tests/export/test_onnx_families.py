@@ -10,6 +10,8 @@ from contract.artifact import open_artifact
 from export.to_onnx import export_onnx
 from tests.export.families import make_model
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize("family", ["mistral", "smollm3", "qwen2", "qwen3", "phi3", "gpt2"])
 def test_a_family_agrees_with_torch(family: str, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tests.export.makers import edit_json, edit_tensors
 from tests.tiny import make_llama
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 MAKERS: dict[str, Any] = {"t5": make_t5, "bart": make_bart, "llama": make_llama}
 _NORM = "encoder.block.0.layer.0.layer_norm.weight"
 _KEY = "decoder.block.0.layer.0.SelfAttention.k.weight"

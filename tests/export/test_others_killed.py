@@ -10,6 +10,8 @@ from contract.artifact import open_artifact
 from tests.export.killing import kill_at_random_moments
 from tests.tiny import make_adapter
 
+pytestmark = pytest.mark.engine
+
 EXPORTS = {
     "onnx": (
         "from export.to_onnx import export_onnx",

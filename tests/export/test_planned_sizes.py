@@ -15,6 +15,8 @@ from export.to_gguf import export_gguf
 from tests.evalsuite.chain import examples
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize("settings", [{}, {"hidden_size": 64, "intermediate_size": 96, "tie": False}])
 def test_plans_are_the_files(tmp_path: Path, settings: dict[str, int]) -> None:

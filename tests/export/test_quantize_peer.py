@@ -12,6 +12,8 @@ from export.quantize import NEED_MATRIX
 from tests.export.test_gguf_write import QUANTIZED, contents, opened, write
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 TOOL = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin" / "llama-quantize"
 
 

@@ -33,6 +33,8 @@ from tests.export.makers import convert_sentencepiece, edit_json
 from tests.tiny import make_adapter, make_bpe_tokenizer, make_llama
 from tests.tiny_seq2seq import make_t5_tokenizer
 
+pytestmark = pytest.mark.engine
+
 ROWS = 1024  # more than any of these tokenizers has tokens
 
 

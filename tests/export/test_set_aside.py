@@ -25,6 +25,8 @@ from tests.export.killing import kill_at_random_moments
 from tests.export.makers import edit_tensors
 from tests.tiny_seq2seq import make_bart
 
+pytestmark = pytest.mark.engine
+
 MOMENTS = 30
 
 

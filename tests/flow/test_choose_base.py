@@ -16,6 +16,8 @@ from flow.merge_cli import merge
 from tests.evalsuite.chain import examples, make_adapter_artifact
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,6 +30,8 @@ from tests.evalsuite.chain import examples, make_adapter_artifact
 from tests.flow.choosing import ONE, QUANTS, choose, left_in, make_model, with_details
 from tests.tiny import make_adapter, make_llama
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Artifact:

@@ -23,6 +23,8 @@ from flow.quant_limits import Limits
 from tests.evalsuite.chain import examples
 from tests.flow.choosing import choose, left_in, make_model
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Artifact:

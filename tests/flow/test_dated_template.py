@@ -24,6 +24,8 @@ from trainer.rows import encoder_of
 from trainer.tokenize import load_tokenizer
 from trainer.train import train_adapter
 
+pytestmark = pytest.mark.engine
+
 DATE = "2025-03-02"
 SPEC = PromptSpec(user="Sum up: {document}", system="Be short. /no_think", template=SMOL, date=DATE)
 

@@ -16,6 +16,8 @@ from tests.evalsuite.chain import examples
 from tests.tiny import make_adapter
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 LAYER = "encoder.block.1.layer.1.DenseReluDense.wo"
 
 

@@ -22,6 +22,8 @@ from tests.evalsuite.chain import examples
 from tests.tiny import make_llama
 from trainer.data import load_splits
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:

@@ -16,6 +16,8 @@ import yaml
 
 from tests.tiny import write_jsonl
 
+pytestmark = pytest.mark.engine
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["Mara", "Olin", "Kesto", "Tarvo", "Belu", "Sanno", "Dirke", "Palu"]
 

@@ -12,6 +12,8 @@ from flow.run import run_recipe
 from tests.flow.test_run import recipe, rows
 from tests.tiny import write_jsonl
 
+pytestmark = pytest.mark.engine
+
 TRAIN = {"method": "full", "max_steps": 4, "learning_rate": 1e-4}
 EXPORT = {"gguf": {"quants": ["q8_0"], "check": "structure"}}
 

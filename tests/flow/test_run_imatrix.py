@@ -17,6 +17,8 @@ from tests.flow.test_run import recipe, rows
 from tests.tiny import write_jsonl
 from trainer.data import load_splits
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

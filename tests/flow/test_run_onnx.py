@@ -16,6 +16,8 @@ from tests.tiny import write_jsonl
 from tests.tiny_seq2seq import make_bart, make_t5
 from trainer.data import load_splits
 
+pytestmark = pytest.mark.engine
+
 ONNX = {"gguf": None, "onnx": {"precisions": ["fp32", "int8"], "check": "structure"}}
 
 

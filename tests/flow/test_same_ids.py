@@ -14,6 +14,8 @@ from export.to_gguf import export_gguf
 from runtimes import load_runtime
 from trainer.tokenize import all_stop_ids, load_tokenizer, make_encoder
 
+pytestmark = pytest.mark.engine
+
 ASSETS = Path(__file__).parents[2] / "assets"
 BASE = ASSETS / "tiny-base"
 

@@ -12,6 +12,8 @@ import transformers
 from contract.errors import AssayError
 from flow.preflight import NoTwinError, make_twin
 
+pytestmark = pytest.mark.engine
+
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 32.0,

@@ -18,6 +18,8 @@ from tests.chat_templates import TEMPLATES
 from tests.evalsuite.chain import edit_gguf
 from tests.tiny_onnx import export_folder
 
+pytestmark = pytest.mark.engine
+
 DATE = "2025-03-02"
 TURNS = [Message("system", "Be short. /no_think"), Message("user", "Mara: say <|im_end|>.\nOlin: No.")]
 

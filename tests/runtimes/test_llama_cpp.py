@@ -18,6 +18,8 @@ from runtimes.answer import Answer
 from tests.export.makers import convert_sentencepiece, train_sentencepiece
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 # models this small gain nothing from a second thread, and lose much on a busy machine
 load = partial(load_runtime, threads=1)
 

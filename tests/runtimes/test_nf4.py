@@ -11,6 +11,8 @@ from contract.errors import AssayError
 from runtimes.torch_load import load_merged
 from tests.export.peft_makers import make_gpt2
 
+pytestmark = pytest.mark.engine
+
 
 def test_conv1d_is_refused(tmp_path: Path) -> None:
     base = open_artifact(make_gpt2(tmp_path / "base"))

@@ -22,6 +22,8 @@ from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 KINDS = ("llama", "fused", "t5", "bart")  # fused: as Assay exports it, the others as Optimum alone does
 LENGTHS = (3, 8, 13, 21, 34, 50)
 EACH = 34  # prompts of each length: 204 in all

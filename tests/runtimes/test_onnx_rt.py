@@ -30,6 +30,8 @@ from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 load = partial(load_runtime, threads=1)
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llama": partial(make_llama, dtype="float32"),

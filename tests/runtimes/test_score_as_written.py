@@ -23,6 +23,8 @@ from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 PARAMS = GenerateParams(max_new_tokens=14)
 TEXTS = ("Mara: hi.", "Olin: the bus 84 leaves from Tarvo at nine. " * 9, "Kesto asks for room 418.")
 

@@ -15,6 +15,8 @@ from runtimes.answer import Answer, check_params
 from runtimes.beam import BeamSearch
 from runtimes.logits_rules import LogitsRules, TargetFormat, nucleus
 
+pytestmark = pytest.mark.engine
+
 VOCAB = 23
 END = frozenset({2, 7})
 NO_END = frozenset[int]()

@@ -18,6 +18,8 @@ from contract.runtime import GenerateParams, Runtime, WritesAndScores
 from runtimes import load_runtime
 from tests.tiny import make_llama
 
+pytestmark = pytest.mark.engine
+
 LENGTHS = (5, 9, 14, 23, 31, 40, 57, 64)
 
 

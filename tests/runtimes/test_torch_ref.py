@@ -16,6 +16,8 @@ from contract.runtime import Completion, GenerateParams, Runtime
 from runtimes import load_runtime
 from tests.tiny import make_adapter
 
+pytestmark = pytest.mark.engine
+
 # models this small gain nothing from a second thread, and lose much on a busy machine
 load = partial(load_runtime, threads=1)
 

@@ -18,6 +18,8 @@ from runtimes import load_runtime
 from tests.said import say_at_the_end
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
+pytestmark = pytest.mark.engine
+
 DOCUMENTS = [
     json.loads(line)["dialogue"]
     for line in (Path(__file__).parents[2] / "assets" / "dialogues" / "test.jsonl").read_text().splitlines()[:40]

@@ -20,6 +20,8 @@ from contract.verdict import Verdict
 from serve import once
 from tests.kit.verdicts import write_verdicts
 
+pytestmark = pytest.mark.engine
+
 ASSAY = [sys.executable, "-m", "assay"]
 DOCUMENT = "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free. <|im_end|>"
 

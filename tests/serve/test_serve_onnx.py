@@ -27,6 +27,8 @@ from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_t5
 
+pytestmark = pytest.mark.engine
+
 DOCUMENT = "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free. </s> <|im_end|>"
 BLOCK = """
 import sys

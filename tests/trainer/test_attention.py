@@ -8,6 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
 from trainer.attention import ATTENTION, MOST_TOKENS, is_for
 
+pytestmark = pytest.mark.engine
+
 
 def model(attention: str) -> LlamaForCausalLM:
     torch.manual_seed(0)

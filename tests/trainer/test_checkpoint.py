@@ -11,6 +11,8 @@ import pytest
 from contract.errors import AssayError
 from trainer.checkpoint import LOG_FILE, MARKER_FILE, at_work, complete_checkpoints, prepare, seal
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:

@@ -18,6 +18,8 @@ from trainer.data import load_splits
 from trainer.lengths import length_report
 from trainer.tokenize import targets
 
+pytestmark = pytest.mark.engine
+
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
     return [

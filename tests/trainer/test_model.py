@@ -16,6 +16,8 @@ from trainer.loss import labelled, summed_nll, takes_columns, validation_loss
 from trainer.model import add_lora, load_base
 from trainer.tokenize import TokenRow, load_tokenizer, make_encoder
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def recipe(llama_folder: Path) -> Recipe:

@@ -15,6 +15,8 @@ from tests.tiny import make_llama
 from tests.tiny_seq2seq import make_t5
 from trainer.muon import Muon, muon_of, orthogonalized
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize("shape", [(48, 48), (24, 96), (96, 24)])
 def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer import pretrain, pretrain_corpus
 
+pytestmark = pytest.mark.engine
+
 MICRO = pretrain.Shape(hidden=32, intermediate=64, layers=1, heads=2, kv_heads=1, vocabulary=290, positions=256)
 
 

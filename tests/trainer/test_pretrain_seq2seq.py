@@ -13,6 +13,8 @@ from trainer import pretrain_pairs, pretrain_seq2seq
 from trainer.pretrain_corpus import batches, read_corpus
 from trainer.pretrain_pairs import Pair
 
+pytestmark = pytest.mark.engine
+
 MICRO = pretrain_seq2seq.Shape(
     hidden=32,
     t5_intermediate=32,

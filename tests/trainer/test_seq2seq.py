@@ -18,6 +18,8 @@ from trainer.checkpoint import work_folder
 from trainer.data import Splits, load_splits
 from trainer.train import train_adapter
 
+pytestmark = pytest.mark.engine
+
 NAMES = ("Mara", "Olin", "Kesto", "Tarvo", "Vell", "Sunna")
 STEPS = 6
 

@@ -17,6 +17,8 @@ from trainer.rows import encoder_of
 from trainer.seq2seq_rows import PairEncoder, make_pair_encoder
 from trainer.tokenize import all_stop_ids, encode_rows, load_tokenizer
 
+pytestmark = pytest.mark.engine
+
 SPEC = PromptSpec("summarize: {document}")
 DOCUMENT = "Mara: Could we move the meeting to room 418?\nOlin: No, room 527 is free.\nMara: Then we take that."
 SUMMARY = "They take room 527."

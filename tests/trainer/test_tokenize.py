@@ -14,6 +14,8 @@ from tests.tiny import TEMPLATE
 from trainer.order import evaluation_steps, step_count, training_order
 from trainer.tokenize import Encoder, TokenRow, all_stop_ids, check_rows, encode_rows, load_tokenizer, make_encoder
 
+pytestmark = pytest.mark.engine
+
 Make = Callable[..., Encoder]
 SUMMARY = "Mara asks Olin to move the meeting."
 

@@ -24,6 +24,8 @@ from trainer.data import Splits, load_splits
 from trainer.model import choose_device
 from trainer.train import train_adapter
 
+pytestmark = pytest.mark.engine
+
 NAMES = ("Mara", "Olin", "Kesto", "Tarvo", "Vell", "Sunna")
 STEPS = 8
 
