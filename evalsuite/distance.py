@@ -295,6 +295,13 @@ def mean_kl(documents: Sequence[TokenDistances]) -> float:
     return float(sum(d.kl.sum() for d in documents)) / max(1, sum(len(d.kl) for d in documents))
 
 
+def highest_mean_kl(documents: Sequence[TokenDistances]) -> float:
+    """The upper end of the 95% interval of the mean KL per token over documents, nats; 0 of no document."""
+    if not documents:
+        return 0.0
+    return interval_of_costs([float(d.kl.sum()) for d in documents], [float(len(d.kl)) for d in documents]).high
+
+
 def _histogram(kl: np.ndarray) -> Histogram:
     import numpy as np
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from contract.limits import GatePart
 
 
+# Rounding costs one document thousands of times what it costs another, and still nothing: F16's own limit of the mean.
+MERGE_RUINED_NATS = 1e-4
+
+
 def judge(results: Results, gate: GatePart) -> list[Verdict]:
     """A verdict for every candidate, in the order of the rows, then for what could not be loaded."""
     rows = {row.digest: row for row in results.rows}
@@ -234,13 +238,15 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
         if floor is None:
             yield Reason("no_limits", "inconclusive", "the noise that a merge is held against was not measured")
             continue
-        limit = KL_FLOOR_NATS + floor.self_noise_kl + gate.merge.rounding_multiple * floor.rounding_kl
+        rounding = floor.rounding_kl if floor.rounding_high is None else floor.rounding_high
+        limit = KL_FLOOR_NATS + floor.self_noise_kl + gate.merge.rounding_multiple * rounding
         limits.append(limit)
         outcome: Outcome = "pass" if distance.kl.mean <= limit else "fail"
         text = (
             f"mean KL(adapter‖merged) {distance.kl.mean:.3g} nats on {distance.target_set} targets; allowed "
             f"{limit:.3g}: self-noise {floor.self_noise_kl:.2g} + {gate.merge.rounding_multiple:g} × "
-            f"{floor.rounding_kl:.2g} that rounding to {floor.dtype} costs by itself"
+            f"{rounding:.2g} that rounding to {floor.dtype} may cost by itself ({floor.rounding_kl:.2g} on "
+            f"{floor.documents} documents)"
         )
         yield Reason(
             f"merge_kl_{distance.target_set}",
@@ -254,7 +260,9 @@ def _merge(comparison: Comparison, gate: GatePart) -> Iterator[Reason]:
             distance.kl.high,
         )
     if limits and len(limits) == len(comparison.distances):
-        yield ruined_documents("merge_ruined_documents", comparison.distances, limits, gate.max_ruined_share)
+        yield ruined_documents(
+            "merge_ruined_documents", comparison.distances, limits, gate.max_ruined_share, least_nats=MERGE_RUINED_NATS
+        )
 
 
 def _quantization(row: Row, comparison: Comparison, gate: GatePart) -> Iterator[Reason]:

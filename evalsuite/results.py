@@ -169,6 +169,7 @@ class Noise:
     self_noise_kl: float  # the adapter against itself with another batch size
     rounding_kl: float  # the adapter merged by PEFT in float32 ‖ the same rounded to the stored dtype
     dtype: str
+    rounding_high: float | None = None  # upper end of its 95% interval, since a merge is judged on other documents too
 
 
 @dataclass(frozen=True)

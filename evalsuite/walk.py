@@ -12,7 +12,7 @@ from contract.example import Example, sha256_of_rows
 from contract.prompt import PromptSpec
 from contract.runtime import Completion, GenerateParams, Runtime
 from evalsuite.cache import Cache
-from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, summarize
+from evalsuite.distance import LogitsSpool, TokenDistances, highest_mean_kl, mean_kl, score_against, summarize
 from evalsuite.fit import Fit, fit, recorded_context
 from evalsuite.identity import added_tokens, base_identity
 from evalsuite.interface import compare_interface
@@ -506,7 +506,14 @@ class Walk:
             model.close()
         rounding = self._rounding(visit, dtype, pairs)
         noise = tuple(
-            Noise(name, count // 2, mean_kl(again[1 - index :: 2]), mean_kl(rounding[index::2]), dtype)
+            Noise(
+                name,
+                count // 2,
+                mean_kl(again[1 - index :: 2]),
+                mean_kl(rounding[index::2]),
+                dtype,
+                highest_mean_kl(rounding[index::2]),
+            )
             for index, name in enumerate(_TARGET_SETS)
         )
         self.cache.put("noise", f"{visit.key}-{dtype}", _Noises(noise))

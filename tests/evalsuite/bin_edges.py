@@ -19,24 +19,32 @@ if TYPE_CHECKING:
 
 _STEPS = (0.14, 0.1, 0.07, 0.05, 0.03)  # of a block's largest weight, the farthest first: NF4's bins differ in width
 _BLOCK = 64
+_ROUNDS = 3  # the way to a larger loss is looked for again from where the weights are by then
 
 
 def base_at_bin_edges(chain: Chain, examples: list[Example], folder: Path) -> Path:
     """The chain's base with every weight moved as far as NF4 does not notice, to where the adapter's loss is larger."""
-    import torch
     from safetensors.torch import load_file, save_file
 
     from runtimes.torch_load import load_adapter
 
     shutil.copytree(chain.base, folder)
     model = load_adapter(chain.artifacts["adapter"], base_weights="nf4", merge_dtype=None).model
-    worse = _gradients(model, chain, examples)
     tensors = load_file(folder / "model.safetensors")
-    for name, gradient in worse.items():
-        tensors[name] = _moved(tensors[name].float(), gradient.sign()).half()
+    trained = {name: tensor.float() for name, tensor in tensors.items()}
+    for _ in range(_ROUNDS):
+        for name, worse in _gradients(model, chain, examples).items():
+            tensors[name] = _moved(trained[name], worse.sign()).half()
+        for name, weight in _layers(model).items():
+            weight.data = tensors[name].float()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert any(not torch.equal(tensors[name], chain.base_tensors[name].half()) for name in worse)
     return folder
+
+
+def _layers(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The weights under the adapter, by the base's names."""
+    named = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
+    return {name.replace(".base_layer", ""): weight for name, weight in named.items()}
 
 
 def _gradients(model: torch.nn.Module, chain: Chain, examples: list[Example]) -> dict[str, torch.Tensor]:
@@ -46,9 +54,10 @@ def _gradients(model: torch.nn.Module, chain: Chain, examples: list[Example]) ->
     from runtimes import load_runtime
 
     runtime = load_runtime(open_artifact(chain.base), threads=1)
-    layers = {name: weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")}
+    layers = _layers(model)
     for weight in layers.values():
         weight.requires_grad_(True)
+        weight.grad = None
     try:
         for example in examples:
             messages = PromptSpec().messages(example.document)
@@ -57,7 +66,7 @@ def _gradients(model: torch.nn.Module, chain: Chain, examples: list[Example]) ->
             torch.nn.functional.cross_entropy(logits, torch.tensor(target)).backward()
     finally:
         runtime.close()
-    return {name.replace(".base_layer", ""): weight.grad for name, weight in layers.items() if weight.grad is not None}
+    return {name: weight.grad for name, weight in layers.items() if weight.grad is not None}
 
 
 def _moved(weight: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:

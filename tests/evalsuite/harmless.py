@@ -153,7 +153,6 @@ HARMLESS = (
     Harmless("queries scaled, keys scaled back", _rewritten(_queries_scaled)),
     Harmless("the tied head stored once more", _rewritten(_own_head, tie_word_embeddings=False)),
     Harmless("the same template in other words", _same_template_in_other_words),
-    Harmless("F32 GGUF", _gguf("f32")),
     Harmless("F16 GGUF straight from the adapter's merge in float32", _gguf("f16", of="merged32")),
     Harmless("Q8_0 GGUF from the float32 merge", _gguf("q8_0", of="merged32")),
     Harmless("GGUF under another name", _other_metadata),

@@ -41,6 +41,7 @@ pytestmark = pytest.mark.engine
 
 FIRST = 11  # gets everything; two more, trained from other random weights, are slow and get all but the doses
 SEEDS = (FIRST, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (12, 13)))
+ENOUGH_FOR_F32 = 400  # nearly every first choice must be the same, which fewer documents do not show
 RECIPE = Recipe.model_validate(
     {"name": "t", "model": {"base": "x"}, "generate": {"max_new_tokens": 16}, "gate": {"require": ["merged"]}}
 )
@@ -61,9 +62,9 @@ OF_A_BAD_MERGE, BAD_BASE = "q8_0 made of a damaged merge", "merged onto a base t
 ELSEWHERE = {
     "too_few_documents": "test_gate.py: of the data",
     "no_limits": "test_gate.py: of the recipe",
+    "not_measured": "test_gate.py, test_ruined.py: of figures that are missing",
     "no_reference": "test_evaluate.py: of what was asked",
     "lineage_not_found": "attacks/test_narrower_evaluation.py: of what is not here any more",
-    "not_measured": "test_gate.py: of figures that are missing",
     "documents_too_long": "test_served_path.py: of the data",
     "served_path": "attacks/test_served_path.py: of figures that are missing",
     **dict.fromkeys(
@@ -188,7 +189,7 @@ def test_every_reason_to_fail_is_seen_to_say_no(judged: Judged) -> None:
     for damage in EVERY_DAMAGE:
         seen |= judged.failed(f"{damage.of}: {damage.name}") & (damage.codes | RUINED)
     seen |= judged.failed(OF_A_BAD_MERGE)
-    assert codes - seen == set(ELSEWHERE)
+    assert not codes - seen - set(ELSEWHERE)
 
 
 def test_harmless_changes_pass(judged: Judged) -> None:
@@ -199,6 +200,18 @@ def test_harmless_changes_pass(judged: Judged) -> None:
             wrong[harmless.name] = [reason.text for reason in verdict.reasons if reason.outcome != "pass"]
     assert not wrong
     say_at_the_end("harmless", f"{len(HARMLESS)} harmless rewritings pass under default limits")
+
+
+def test_an_f32_gguf_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_model: Callable[[int], Trained]
+) -> None:
+    """Of all types it has the strictest limits, so that it takes the most documents to be within them."""
+    figures_only(monkeypatch)
+    chain = trained_chain(tmp_path, trained_model(FIRST))
+    [f32] = export_gguf(chain.artifacts["merged"], tmp_path / "f32", quants=["f32"])
+    _evaluate([chain.artifacts["merged"], f32], dialogues(ENOUGH_FOR_F32), tmp_path / "eval")
+    verdicts = read_verdicts(tmp_path / "eval")
+    assert {verdict.label: verdict.outcome for verdict in verdicts} == {"merged": "pass", "f32": "pass"}
 
 
 def test_small_doses_are_detected_and_the_smallest_is_said(judged: Judged, request: pytest.FixtureRequest) -> None:

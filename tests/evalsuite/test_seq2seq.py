@@ -34,7 +34,7 @@ RECIPE = Recipe.model_validate(
         "model": {"base": "x"},
         "prompt": {"user": SPEC.user},
         "generate": {"max_new_tokens": 8},
-        "gate": {"require": ["merged"]},
+        "gate": {"require": ["merged"], "max_eos_rate_loss": 0.2},  # a random model's ends hang by a thread
     }
 )
 
