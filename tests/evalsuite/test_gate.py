@@ -157,7 +157,7 @@ def test_a_merge_is_held_against_what_rounding_costs() -> None:
 
 
 def test_a_ruined_document_is_seen_in_a_merge_and_in_a_base_change() -> None:
-    many = (1e-8,) * 97 + (1e-4,) * 3
+    many = (1e-8,) * 97 + (1e-3,) * 3
     found = merge_comparison(1e-7, distances=(distance("gold", 1e-7, kl_by_document=many), distance("greedy", 1e-7)))
     assert _not_passed(_verdict("merged", found)) == {"merge_ruined_documents": "fail"}
     change = comparison(
