@@ -389,9 +389,8 @@ def _distances(comparison: Comparison, prefix: str, max_kl: float, min_top1: flo
             f"same first choice as {other} for {distance.top1.mean:.2%} of tokens {where}{top1_many}, at least",
         )
     if comparison.distances:
-        measured = [*comparison.distances, *(comparison.served_path.distances if comparison.served_path else ())]
-        limits = [max_kl] * len(measured)
-        yield ruined_documents(f"{prefix}ruined_documents", measured, limits, gate.max_ruined_share)
+        judged = [judged_distance(comparison, many)[0] for many in comparison.distances]
+        yield ruined_documents(f"{prefix}ruined_documents", judged, [max_kl] * len(judged), gate.max_ruined_share)
 
 
 def _rouge(comparison: Comparison, code: str, margin: float) -> Iterator[Reason]:

@@ -122,7 +122,7 @@ def recorded_splits(model: Artifact) -> dict[str, str]:
     if adapter is None or not Path(adapter.path).is_dir():
         return {}
     found = open_artifact(adapter.path)
-    return found.manifest.data_sha256 if found.digest == adapter.digest else {}
+    return found.manifest.data_sha256 if found.is_parent(adapter, model.manifest) else {}
 
 
 def calibration_ids(plan: GgufPlan, source: Source, calibration: Calibration, tokens: int) -> list[int]:

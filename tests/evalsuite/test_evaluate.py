@@ -167,7 +167,7 @@ def test_lineage_decides_who_is_compared_with_whom(tmp_path: Path, llama_folder:
     [root] = plan([stranger], on_nf4, None)
     assert [(node.label, node.purpose, node.role) for node in root.all if node.is_row] == [
         ("adapter", None, "reference"),
-        ("merged-2", "merge_fidelity", "reference"),
+        ("merged-2", "merge_fidelity", "candidate"),
         ("merged", "quantization", "candidate"),
     ]
     [alone] = plan([adapter], None, None)

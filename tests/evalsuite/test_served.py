@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from contract.artifact import open_artifact
 from contract.errors import AssayError
 from contract.example import Example, read_examples, write_examples
-from contract.history import read_verdicts
+from contract.history import read_history, read_verdicts
 from contract.limits import GatePart
 from contract.recipe import Recipe
 from evalsuite.cli import eval_command, gate_command
@@ -280,9 +280,10 @@ def test_an_endpoint_that_dies_leaves_the_earlier_evaluation_as_it_was(
     scored(gguf, url, documents, out)
 
     def files() -> dict[Path, bytes]:
-        return {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith("answer-")}
+        left = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith("answer-")]
+        return {path: path.read_bytes() for path in left if path != out / "verdict.json"}
 
-    before = files()
+    before, old = files(), read_history(out)
     replies = {"hangs up": (0, b""), "HTTP 500: out of memory": (500, b'{"error": {"message": "out of memory"}}')}
     for says, reply in replies.items():
         with (
@@ -294,6 +295,9 @@ def test_an_endpoint_that_dies_leaves_the_earlier_evaluation_as_it_was(
         assert f"after 7 of {DOCUMENTS} documents" in str(raised.value)
         assert says == "hangs up" or says in str(raised.value)
     assert before == files()
+    assert read_history(out)[: len(old)] == old
+    with pytest.raises(AssayError, match="was not finished"):
+        read_verdicts(out)  # nobody knows what the figures of the new one would have said
     assert not list(tmp_path.glob(".*"))
 
 

@@ -48,7 +48,7 @@ RECIPE = Recipe.model_validate(
             "require": ["f16"],
             "max_eos_rate_loss": 0.5,
             "quant": {
-                "f16": {"max_kl_nats": 1e-4, "min_top1_agreement": 0.9},
+                "f16": {"max_kl_nats": 1e-4, "min_top1_agreement": 0.9, "max_rouge_l_loss": 20},
                 "q8_0": LIMITS,
                 "q4_k_m": LIMITS,
             },

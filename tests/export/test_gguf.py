@@ -84,7 +84,7 @@ def test_an_adapter_goes_straight_in(tmp_path: Path, adapter_folder: Path) -> No
     merged = merge_adapter(open_artifact(adapter_folder), tmp_path / "merged", dtype="float32")
     direct = export(adapter_folder, tmp_path / "direct", "f32", "q8_0", name="same")
     through = export(merged, tmp_path / "through", "f32", "q8_0", name="same")
-    assert [artifact.digest for artifact in direct] == [artifact.digest for artifact in through]
+    assert [made.manifest.files_digest for made in direct] == [made.manifest.files_digest for made in through]
     assert {parent.role for parent in direct[0].manifest.parents} == {"adapter", "base"}
     assert [parent.role for parent in through[0].manifest.parents] == ["merged"]
     assert not list(tmp_path.rglob("direct/**/*.safetensors"))

@@ -208,7 +208,7 @@ def test_a_merged_model_asks_its_adapter(tmp_path: Path, adapter_folder: Path) -
     body |= {"data_sha256": {"train": "0", "test": sha256_of_rows(EXAMPLES)}, "tools": {}, "details": {}}
     (copy / "manifest.json").write_text(json.dumps({**body, "measurements": {}, "digest": adapter.digest}))
     parents = tuple(replace(one, path=str(copy)) if one.role == "adapter" else one for one in merged.manifest.parents)
-    merged = replace(merged, manifest=replace(merged.manifest, parents=parents))
+    merged = replace(merged, manifest=replace(merged.manifest, parents=parents, schema=1))
     with pytest.raises(AssayError, match="test split"):
         check_split(merged, EXAMPLES)
 

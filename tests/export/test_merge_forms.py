@@ -65,7 +65,9 @@ def test_keys_in_other_forms(tmp_path: Path, llama_folder: Path, adapter_folder:
         FolderWeights.of_file(adapter_folder / "adapter_model.safetensors").names()
     )
     plain = merge_adapter(open_artifact(adapter_folder), tmp_path / "plain")
-    assert merge_adapter(open_artifact(folder), tmp_path / "merged").digest == plain.digest
+    assert (
+        merge_adapter(open_artifact(folder), tmp_path / "merged").manifest.files_digest == plain.manifest.files_digest
+    )
     own, usual = (
         load_adapter(open_artifact(path), base_weights=None, merge_dtype=None) for path in (folder, adapter_folder)
     )
@@ -82,7 +84,9 @@ def test_doras_older_key(tmp_path: Path, llama_folder: Path) -> None:
             tensors.update({f"{key}.default.weight": tensors.pop(key)}) for key in list(tensors) if "magnitude" in key
         ],
     )
-    assert merge_adapter(open_artifact(folder), tmp_path / "merged").digest == plain.digest
+    assert (
+        merge_adapter(open_artifact(folder), tmp_path / "merged").manifest.files_digest == plain.manifest.files_digest
+    )
 
 
 def test_gpt2_as_its_first_folders_were_stored(tmp_path: Path) -> None:
@@ -102,7 +106,7 @@ def test_gpt2_as_its_first_folders_were_stored(tmp_path: Path) -> None:
 
     edit_tensors(base / "model.safetensors", older)
     merged = merge_adapter(open_artifact(adapter), tmp_path / "merged")
-    assert merged.digest == plain.digest
+    assert merged.manifest.files_digest == plain.manifest.files_digest
     assert "transformer.h.0.attn.c_attn.weight" in FolderWeights.open(merged.path).names()
 
 
@@ -233,7 +237,9 @@ def test_a_config_that_says_less(tmp_path: Path, adapter_folder: Path, llama_fol
     names = [key for key in read_json(folder / "adapter_config.json") if key not in kept]
     edit_json(folder / "adapter_config.json", **dict.fromkeys(names))
     plain = merge_adapter(open_artifact(adapter_folder), tmp_path / "plain")
-    assert merge_adapter(open_artifact(folder), tmp_path / "merged").digest == plain.digest
+    assert (
+        merge_adapter(open_artifact(folder), tmp_path / "merged").manifest.files_digest == plain.manifest.files_digest
+    )
 
 
 PEAK = """

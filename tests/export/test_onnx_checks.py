@@ -358,7 +358,7 @@ def test_graphs_that_were_only_written_again_pass(
     for (model, precision), folder in made.items():
         artifact = damaged(folder, tmp_path / model / precision, lambda graphs: None)
         check_structure(artifact.folder, models[model], SourceTensors(FolderWeights.open(models[model])))
-        assert artifact.digest == open_artifact(folder).digest
+        assert artifact.manifest.files_digest == open_artifact(folder).manifest.files_digest
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,16 @@ def test_rows_of_int4_do_not_depend_on_each_other(tmp_path: Path) -> None:
         if a.name == "accuracy_level"
     }
     assert levels == {4}  # activations in 8 bits: the kernels that are fast
-    together, alone = (load_runtime(made, threads=1, parallel=parallel) for parallel in (8, 1))
+    together = load_runtime(made, threads=1, parallel=8)
     assert isinstance(together, OnnxRuntime)
     assert not together.token_by_token
     random = np.random.default_rng(4)
-    pairs = [(prompt, random.integers(5, together.vocab_size - 5, 9).tolist()) for prompt in prompts_of(together)]
-    for at_once, by_itself in zip(together.score(pairs), alone.score(pairs), strict=True):
-        np.testing.assert_allclose(at_once, by_itself, atol=1e-4)
+    [prompt, *_] = prompts_of(together)
+    pairs = [(prompt, random.integers(5, together.vocab_size - 5, 9).tolist()) for _ in range(8)]
+    others = [(prompt, random.integers(5, together.vocab_size - 5, 9).tolist()) for _ in range(7)]
+    [first, *_] = together.score(pairs)  # alone, some processors take other kernels: evaluation looks at that itself
+    [beside_others, *_] = together.score([pairs[0], *others])
+    np.testing.assert_allclose(first, beside_others, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM"])
