@@ -36,7 +36,7 @@ RECIPE = Recipe.model_validate(
         "generate": {"max_new_tokens": 8},
         "gate": {
             "max_eos_rate_loss": 0.2,
-            "onnx": {"fp32": {"min_top1_agreement": 0.98, "max_rouge_l_loss": 20}},
+            "onnx": {"fp32": {"min_top1_agreement": 0.95, "max_rouge_l_loss": 20}},
         },
     }
 )
@@ -94,7 +94,7 @@ def judged(
 @pytest.mark.parametrize("name", ["sound", "foreign"])
 def test_a_sound_folder_passes_whoever_made_it(judged: tuple[Results, dict[str, Verdict]], name: str) -> None:
     results, verdicts = judged
-    assert verdicts[name].outcome == "pass", verdicts[name].reasons
+    assert verdicts[name].outcome == "pass", [r for r in verdicts[name].reasons if r.outcome != "pass"]
     assert results.row(verdicts[name].label).quant == "fp32"
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_cached_decoder_fails(judged: tuple[Results, dict[str, Verdict
         assert "the graph does not run" in lost.error
 
 
-def test_a_reference_that_does_not_run_fails_and_one_that_nobody_knows_ends_it(
+def test_a_reference_that_does_not_run_fails_and_a_foreign_one_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures_only(monkeypatch)
