@@ -122,7 +122,10 @@ class Artifact:
 
     def is_parent(self, parent: Parent, child: Manifest) -> bool:
         """Is this what `child` says it was made from? Manifests of schema 1 named parents by their files alone."""
-        return parent.digest == self.digest or (child.schema == 1 and parent.digest == self.manifest.files_digest)
+        if child.schema != 1:
+            return parent.digest == self.digest
+        lost_its_manifest = self.foreign and parent.role != "base"  # or never had one: its own lineage cannot be told
+        return not lost_its_manifest and parent.digest == self.manifest.files_digest
 
     @property
     def details(self) -> dict[str, Any]:
@@ -150,16 +153,28 @@ class Artifact:
 
     @property
     def gguf_path(self) -> Path:
-        """The .gguf file of a gguf artifact."""
-        name = next((record.path for record in self.manifest.files if record.path.endswith(".gguf")), None)
-        if name is None:
+        """The .gguf file of a gguf artifact.
+
+        Raises:
+            AssayError: there is none, or several.
+        """
+        names = [record.path for record in self.manifest.files if record.path.endswith(".gguf")]
+        if not names:
             raise AssayError("there is no .gguf in the artifact", where=str(self.path))
-        return self.folder / name
+        if len(names) > 1:
+            raise AssayError("a gguf artifact has one .gguf file", where=str(self.path), got=listed(sorted(names)))
+        return self.folder / names[0]
 
     @property
     def size_bytes(self) -> int:
         """The sum of its files."""
         return sum(record.size_bytes for record in self.manifest.files)
+
+    def places(self, parent: Parent) -> list[Path]:
+        """Where a parent may lie now: where it lay, or as before beside this one, should both have been moved."""
+        old = Path(parent.path)
+        beside = [up / Path(*old.parts[-parts:]) for up in self.folder.absolute().parents[:2] for parts in (1, 2)]
+        return [place for place in dict.fromkeys([old, *beside]) if old.parts and place.exists()]
 
     def parent(self, role: str) -> Parent | None:
         """The parent of that role, or None."""
@@ -175,7 +190,7 @@ class Artifact:
         real = self.folder.resolve()
         for record in self.manifest.files:
             path = self.folder / record.path
-            if not self.foreign and not path.resolve().is_relative_to(real):
+            if not self.foreign and not _leads_inside(path, real):
                 problems.append(f"{record.path}: a link that leads out of the artifact")
             elif not path.is_file():
                 problems.append(f"{record.path}: missing")
@@ -347,11 +362,22 @@ def _refuse_paths(manifest: Manifest, where: Path) -> None:
             got=listed(wrong),
             expected="paths below the artifact's folder",
         )
+    roles = [role for role, count in Counter(parent.role for parent in manifest.parents).items() if count > 1]
+    if roles:
+        raise AssayError("the manifest has two parents of one role", where=str(where), got=listed(roles))
+
+
+def _leads_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return False
 
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    plain = name.isprintable() and "\\" not in name  # neither control characters nor half of a surrogate pair
+    return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 @dataclass

@@ -90,6 +90,16 @@ def gguf_integer(path: Path, key: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def refuse_split(path: Path) -> None:
+    """Raise where a .gguf is one part of several: llama.cpp opens the others by name, and no digest covers them."""
+    if (gguf_integer(path, "split.count") or 1) > 1:
+        raise AssayError(
+            "the .gguf is one part of several, and only this one would be looked at",
+            where=str(path),
+            hint="put them together first: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
+        )
+
+
 def _gguf_value(path: Path, key: str) -> str | int | None:
     with path.open("rb") as file:
         try:

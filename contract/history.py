@@ -3,8 +3,8 @@
 A fail stands until an evaluation passes that includes the failed one's documents, under limits at least as strict in
 every field, with summaries written the same way, against the same artifacts. A later fail beats an earlier pass. What
 was begun and not finished stands like a fail: nobody knows what its figures would have said. An inconclusive takes a
-pass away unless that pass covers it, and is lifted by a pass on at least as many documents under limits at least as
-strict. The order is that of the file; no clock is asked.
+pass away unless that pass, or one before it, covers it, and is lifted by a pass on at least as many documents, else as
+strictly measured. The order is that of the file; no clock is asked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,15 @@ class Evaluation:
     subjects: tuple[str, ...]
     verdicts: tuple[Verdict, ...] = ()
     finished: bool = False
+    above: dict[str, tuple[str, ...]] = field(default_factory=dict)  # subject -> digests of all that it hangs from
 
     def about(self, digest: str) -> Evaluation | None:
         """The part about one artifact, or None."""
         if digest not in self.subjects:
             return None
-        return replace(self, subjects=(digest,), verdicts=tuple(v for v in self.verdicts if v.digest == digest))
+        verdicts = tuple(verdict for verdict in self.verdicts if verdict.digest == digest)
+        above = {digest: self.above[digest]} if digest in self.above else {}
+        return replace(self, subjects=(digest,), verdicts=verdicts, above=above)
 
     def is_same(self, other: Evaluation) -> bool:
         """The same data, limits and way of writing: one of them is the other done again."""
@@ -57,11 +60,12 @@ class Standing:
     state: Literal["pass", "fail", "inconclusive", "unfinished"]
     evaluation: Evaluation
     verdict: Verdict | None
+    passes: tuple[Evaluation, ...] = ()  # where it passes: all that do and count, `evaluation` as the last
 
 
 def standing(history: Iterable[Evaluation], digest: str) -> Standing | None:
     """What counts of all evaluations of the artifact of that digest; None: there is none."""
-    passed: Standing | None = None
+    passed: list[Standing] = []
     against: list[Standing] = []  # what no later pass has lifted
     for evaluation in history:
         mine = evaluation.about(digest)
@@ -69,16 +73,15 @@ def standing(history: Iterable[Evaluation], digest: str) -> Standing | None:
             continue
         now = _told(mine)
         if now.state == "pass":
-            passed, against = now, [other for other in against if not _lifts(now, other)]
-        elif now.state == "inconclusive" and passed is not None and _covers(passed, now):
-            continue  # a quick look on fewer documents says nothing against it
-        else:
-            against.append(now)
+            passed.append(now)
+            against = [other for other in against if not _lifts(now, other)]
+        elif now.state != "inconclusive" or not any(_covers(one, now) for one in passed):
+            against.append(now)  # else it is a quick look on fewer documents, which says nothing against a pass
     for state in ("fail", "unfinished", "inconclusive"):
         found = [other for other in against if other.state == state]
         if found:
             return found[-1]
-    return passed
+    return replace(passed[-1], passes=tuple(one.evaluation for one in passed)) if passed else None
 
 
 def _told(evaluation: Evaluation) -> Standing:
@@ -95,21 +98,25 @@ def _told(evaluation: Evaluation) -> Standing:
 def _lifts(now: Standing, other: Standing) -> bool:
     if other.state != "inconclusive":
         return _covers(now, other)
-    mine, its = now.evaluation.basis, other.evaluation.basis
-    return len(mine.documents) >= len(its.documents) and at_least_as_strict(mine.limits, its.limits)
+    return len(now.evaluation.basis.documents) >= len(other.evaluation.basis.documents) and _as_strictly(now, other)
 
 
 def _covers(now: Standing, other: Standing) -> bool:
     """Did `now` measure all that `other` did, and judge it at least as strictly?"""
+    return set(other.evaluation.basis.documents) <= set(now.evaluation.basis.documents) and _as_strictly(now, other)
+
+
+def _as_strictly(now: Standing, other: Standing) -> bool:
+    """The same way of writing, the same artifacts above it, and no limit wider."""
     mine, its = now.evaluation.basis, other.evaluation.basis
-    above = {each.digest for each in now.verdict.chain} if now.verdict else set()
-    its_above = {each.digest for each in other.verdict.chain} if other.verdict else set()
-    return (
-        set(its.documents) <= set(mine.documents)
-        and its.generate == mine.generate
-        and its_above <= above
-        and at_least_as_strict(mine.limits, its.limits)
-    )
+    if its.generate != mine.generate or not _above(other) <= _above(now):
+        return False
+    return at_least_as_strict(mine.limits, its.limits)
+
+
+def _above(one: Standing) -> set[str]:
+    known = {digest for digests in one.evaluation.above.values() for digest in digests}
+    return known | ({each.digest for each in one.verdict.chain} if one.verdict else set())
 
 
 def at_least_as_strict(limits: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
@@ -196,6 +203,22 @@ def last_evaluation(path: Path) -> Evaluation:
     return history[-1]
 
 
+def last_judged(path: Path, metrics_sha256: str) -> Evaluation:
+    """The last finished evaluation of exactly these figures, whatever was begun after it.
+
+    Raises:
+        AssayError: there is none.
+    """
+    for evaluation in reversed(read_history(path)):
+        if evaluation.finished and evaluation.basis.metrics_sha256 == metrics_sha256:
+            return evaluation
+    raise AssayError(
+        "the figures are not those that were judged: metrics.json was edited",
+        where=str(path),
+        hint="run assay eval again",
+    )
+
+
 def begin(path: Path, evaluation: Evaluation) -> None:
     """Note that an evaluation begins: until it is finished, no earlier pass counts."""
     with _changing(path) as history:
@@ -220,6 +243,8 @@ def _replaced(old: Evaluation, new: Evaluation) -> bool:
     """The same evaluation, begun before or with the very same outcome: told once."""
     if not old.is_same(new) or not set(old.subjects) <= set(new.subjects):
         return False
+    if any(new.above.get(subject) != digests for subject, digests in old.above.items()):
+        return False  # held against something else
     return not old.finished or (new.finished and old.verdicts == new.verdicts)
 
 

@@ -64,6 +64,8 @@ class PromptSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> PromptSpec:
         """Rebuild from a manifest or from GGUF metadata; unknown keys are refused, missing ones have their defaults."""
         known = [field.name for field in fields(cls)]
+        if not isinstance(values, Mapping):
+            raise AssayError("the recorded prompt is no object", got=repr(values)[:80])
         for key in values:
             if key not in known:
                 raise AssayError(f'unknown prompt key "{key}"', hint=did_you_mean(key, known))

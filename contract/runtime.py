@@ -53,6 +53,8 @@ class GenerateParams:
             AssayError: a setting that does not exist here, or of another type.
         """
         given = details.get("generate") or {}
+        if not isinstance(given, Mapping):
+            raise AssayError("the manifest records a wrong value", where="details.generate", got=repr(given)[:80])
         known = {field.name: field.default for field in fields(cls)}
         for name, value in given.items():
             if name not in known:

@@ -170,7 +170,9 @@ def gate_command(
     require = required(results.rows, gate, results.unloadable) if recipe else results.require
     kept = Kept.of(folder, results)
     limits = gate.model_dump(mode="json", exclude={"require"})
-    judged = replace(last, basis=replace(last.basis, limits=limits), verdicts=tuple(judge(results, gate)))
+    verdicts = tuple(judge(results, gate))
+    subjects = tuple(dict.fromkeys(verdict.digest for verdict in verdicts))
+    judged = replace(last, basis=replace(last.basis, limits=limits), subjects=subjects, verdicts=verdicts)
     evaluation = kept.weighed(judged)
     standings = kept.standings(evaluation)
     proven = is_proven(evaluation, standings, require)

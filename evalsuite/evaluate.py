@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +101,7 @@ def evaluate(
                 + ([endpoint_digest(endpoint)] if endpoint else [])
             )
         ),
+        above={digest: above for root in roots for digest, above in _hangs_from(root, ())},
     )
     with writing(out), cache.held():
         kept.begin(evaluation)
@@ -165,6 +166,14 @@ def _basis(
         environment(1).versions,
         datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _hangs_from(node: Node, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every candidate of a tree with the digests of all that it is compared with, directly or not."""
+    if node.role == "candidate" and node.is_row:
+        yield node.artifact.digest, tuple(dict.fromkeys(above))
+    for child in node.children:
+        yield from _hangs_from(child, (node.artifact.digest, *above))
 
 
 def _recorded_words(nodes: Sequence[Node]) -> PromptSpec:

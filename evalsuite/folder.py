@@ -33,6 +33,7 @@ from evalsuite.results import (
     write_results,
 )
 
+_FILES = (CSV_FILE, REPORT_FILE, PDF_FILE, SIGNED_FOLDER)  # what a killed one may leave without its figures
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -52,7 +53,8 @@ def refuse_foreign_folder(out: Path) -> None:
             hint="give another --out",
         )
     there_already = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there_already - {CACHE_FOLDER} and not there_already & {METRICS_FILE, VERDICT_FILE}:
+    begun = there_already <= {CACHE_FOLDER, VERDICT_FILE, PREDICTIONS_FOLDER, PLOTS_FOLDER, *_FILES}
+    if MANIFEST_FILE in there_already or (METRICS_FILE not in there_already and not begun):
         raise AssayError(
             "the output folder holds something that is not an evaluation",
             where=str(out),

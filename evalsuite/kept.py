@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.history import Evaluation, History, Standing, begin, finish, known_history, restore, standing
-from contract.verdict import VERDICT_FILE, Above, Outcome, proven, worst
+from contract.verdict import VERDICT_FILE, Above, Outcome, Verdict, proven, worst
 from evalsuite.gate import weakened
 from evalsuite.results import Results, Row, Unloadable
 
@@ -33,17 +34,20 @@ class Kept:
             for artifact in artifacts
             if not artifact.foreign or artifact.kind in ("gguf", "onnx")
         }
-        self.before = known_history(self._out)
-        self._beside = {digest: known_history(path) for digest, path in self._paths.items()}
+        self.before = _known(self._out)
+        self._beside = {digest: _known(path) for digest, path in self._paths.items()}
         self._closed: set[str] = set()  # digests beside which nothing can be written
 
     @classmethod
-    def of(cls, out: Path, results: Results) -> Kept:
-        """Of the rows of an evaluation, those that are still there as they were."""
+    def of(cls, out: Path, results: Results, moved: Iterable[Artifact] = ()) -> Kept:
+        """Of the rows of an evaluation, those that are still there as they were; `moved` lie elsewhere now."""
         rows: list[Row | Unloadable] = [*results.rows, *results.unloadable]
         paths = {row.digest: row.path for row in rows if row.kind != "endpoint" and Path(row.path).exists()}
         found = [(digest, open_artifact(path)) for digest, path in paths.items()]
-        return cls(out, [artifact for digest, artifact in found if artifact.digest == digest])
+        there = [artifact for digest, artifact in found if artifact.digest == digest]
+        return cls(
+            out, [*there, *(artifact for artifact in moved if any(artifact.digest == row.digest for row in rows))]
+        )
 
     def history(self, digest: str) -> History:
         """All that is known of an artifact: first what only the evaluation folder remembers."""
@@ -57,23 +61,29 @@ class Kept:
         Raises:
             AssayError: an old pass stands where nothing can be written.
         """
+        paths = {digest: path for digest in evaluation.subjects if (path := self._paths.get(digest)) is not None}
+        for digest, path in paths.items():  # before anything is noted anywhere
+            if not os.access(path.parent, os.W_OK):
+                self._refuse_standing_pass(digest, path, "the folder cannot be written")
         begin(self._out, evaluation)
-        for digest in evaluation.subjects:
-            part, path = evaluation.about(digest), self._paths.get(digest)
-            if part is None or path is None:
-                continue
+        for digest, path in paths.items():
+            part = evaluation.about(digest)
+            assert part is not None
             try:
                 begin(path, part)
             except OSError as error:
-                self._closed.add(digest)
-                known = standing(self.history(digest), digest)
-                if known is not None and known.state == "pass":
-                    raise AssayError(
-                        "the verdict beside the artifact cannot be replaced, so an old pass would stand",
-                        where=str(path),
-                        got=error.strerror,
-                        hint="make the folder writable, or remove that file",
-                    ) from None
+                self._refuse_standing_pass(digest, path, error.strerror)
+
+    def _refuse_standing_pass(self, digest: str, path: Path, why: str | None) -> None:
+        self._closed.add(digest)
+        known = standing(self.history(digest), digest)
+        if known is not None and known.state == "pass":
+            raise AssayError(
+                "the verdict beside the artifact cannot be replaced, so an old pass would stand",
+                where=str(path),
+                got=why,
+                hint="make the folder writable, or remove that file",
+            ) from None
 
     def finish(self, evaluation: Evaluation) -> None:
         """Put each verdict beside its artifact, where the artifact is still the one that was judged."""
@@ -133,13 +143,25 @@ class Kept:
         return found
 
 
+def _known(path: Path) -> History:
+    try:
+        return known_history(path)
+    except AssayError as error:
+        hint = "move that file away: the next evaluation begins a history of its own"
+        raise AssayError(error.what, where=error.where, got=error.got, expected=error.expected, hint=hint) from None
+
+
 def is_proven(evaluation: Evaluation, standings: dict[str, Standing], require: Sequence[str]) -> bool:
     """Does everything that is required pass, here and with all earlier evaluations?"""
-    counted = [
+    return proven(evaluation.verdicts, require) and proven(counted(evaluation, standings), require)
+
+
+def counted(evaluation: Evaluation, standings: dict[str, Standing]) -> list[Verdict]:
+    """The verdicts with what they come to with all earlier evaluations as their outcome."""
+    return [
         replace(verdict, outcome=_OUTCOMES.get(standings[verdict.label].state, "inconclusive"))
         for verdict in evaluation.verdicts
     ]
-    return proven(evaluation.verdicts, require) and proven(counted, require)
 
 
 def standing_lines(evaluation: Evaluation, standings: dict[str, Standing]) -> list[str]:

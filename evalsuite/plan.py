@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
@@ -63,15 +62,18 @@ class _Planner:
         if parent is None:
             return None
         for artifact in self.known.values():
-            if artifact.is_parent(parent, child.manifest):
+            if artifact.is_parent(parent, child.manifest) and artifact.digest != child.digest:
                 return artifact
-        if not Path(parent.path).exists():
-            return None
-        found = open_artifact(parent.path, verify=True)
-        if not found.is_parent(parent, child.manifest):
-            return None
-        self.known[found.digest] = found
-        return found
+        for place in child.places(parent):
+            try:
+                found = open_artifact(place)
+            except AssayError:  # something else lies there now
+                continue
+            if found.is_parent(parent, child.manifest) and found.digest != child.digest:  # the first schema let it be
+                found.verify()
+                self.known[found.digest] = found
+                return found
+        return None
 
     def link(self, artifact: Artifact) -> _Link | None:
         """What the artifact is compared with: what it was made from, else the explicit reference."""

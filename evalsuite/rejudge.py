@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.artifact import sha256_of
 from contract.errors import AssayError
-from contract.history import last_evaluation
+from contract.history import last_judged
 from contract.verdict import Verdict
-from evalsuite.folder import refuse_changed, refuse_edited, write_evaluation, writing
+from evalsuite.folder import refuse_changed, write_evaluation, writing
 from evalsuite.gate import judge, required
 from evalsuite.kept import Kept
-from evalsuite.results import PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
+from evalsuite.results import METRICS_FILE, PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
 if TYPE_CHECKING:
     from contract.limits import GatePart
@@ -25,8 +26,8 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
         AssayError: it is not an evaluation, its figures or predictions were changed, or the artifacts are no longer
             those that were scored.
     """
-    results, last = read_results(folder), last_evaluation(folder)
-    refuse_edited(folder, last)
+    results = read_results(folder)
+    last = last_judged(folder, sha256_of(folder / METRICS_FILE))  # one that was killed while it judged is no matter
     require = required(results.rows, gate, results.unloadable)
     results = replace(results, limits=gate.model_dump(mode="json"), require=require)
     refuse_changed(results)

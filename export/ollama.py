@@ -13,6 +13,7 @@ from contract.artifact import Artifact, Parent, new_artifact, refuse_existing, t
 from contract.artifact_prompt import gguf_string, prompt_of
 from contract.errors import AssayError
 from contract.history import Standing, known_history, standing
+from contract.spoken_against import spoken_against
 from export.model_card import model_card
 from export.modelfile import MODELFILE, modelfile, ollama_usage, run_command
 from export.ollama_facts import GgufFacts, gguf_facts
@@ -103,10 +104,10 @@ def export_ollama(gguf: Artifact, out: Path, *, num_ctx: int | None = None) -> O
         )
         (draft.path / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
         label = gguf.details.get("quant", gguf.name)
-        verdict = counts.verdict if counts else None
+        verdict = counts.verdict if counts and spoken_against(gguf) is None else None
         card = model_card({label: gguf}, title=gguf.name, verdict=verdict, usage=ollama_usage(name, spec))
         (draft.path / "README.md").write_text(card, encoding="utf-8", newline="\n")
-    return OllamaModel(draft.finished, name, linked, _notes(counts, facts, context))
+    return OllamaModel(draft.finished, name, linked, _notes(gguf, counts, facts, context))
 
 
 def ollama_name(gguf: Artifact) -> str:
@@ -140,10 +141,12 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _notes(counts: Standing | None, facts: GgufFacts, context: int) -> tuple[str, ...]:
+def _notes(gguf: Artifact, counts: Standing | None, facts: GgufFacts, context: int) -> tuple[str, ...]:
     notes = []
     if counts is None:
         notes.append("not proven: nobody evaluated this file (assay eval)")
+    elif spoken_against(gguf) is not None and counts.state == "pass":
+        notes.append("not proven: something that it was made from has not passed")
     elif counts.state != "pass":
         notes.append(f"not proven: its verdict is {counts.state}")
     if facts.plain:

@@ -9,7 +9,10 @@ from typing import Any
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
 from contract.history import Evaluation, known_history, standing
+from contract.spoken_against import spoken_against
 from contract.verdict import worst
+
+_DEEPEST = 8  # adapter, merged, GGUF, another folder of it: no lineage is longer, unless it runs in a circle
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def _lineage(artifact: Artifact, depth: int = 0) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for parent in artifact.manifest.parents:
         state, above = "not found here", []
-        if Path(parent.path).exists():
+        if Path(parent.path).exists() and depth < _DEEPEST:
             try:
                 found = open_artifact(parent.path)
                 state = "there" if found.is_parent(parent, artifact.manifest) else "changed since"
@@ -82,9 +85,14 @@ def _verdict(artifact: Artifact) -> dict[str, Any] | None:
     if counts is None:
         return {"outcome": "none", "reasons": ["the verdict there is of other bytes"], "evaluations": []}
     reasons = counts.verdict.reasons if counts.verdict else ()
+    against = [reason.text for reason in reasons if reason.outcome != "pass"]
+    outcome: str = counts.state
+    found = spoken_against(artifact)
+    if counts.state == "pass" and found is not None:
+        outcome, against = "fail", [f"it was made from {found[0].name}, of which all evaluations say {found[1].state}"]
     return {
-        "outcome": counts.state,
-        "reasons": [reason.text for reason in reasons if reason.outcome != "pass"],
+        "outcome": outcome,
+        "reasons": against,
         "chain": [asdict(above) for above in counts.verdict.chain] if counts.verdict else [],
         "evaluations": [row for evaluation in history if (row := _evaluation(evaluation, artifact.digest))],
     }

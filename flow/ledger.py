@@ -45,7 +45,9 @@ class Ledger:
             artifact = open_artifact(self.run / stage, verify=True)
         except AssayError:
             return None
-        return artifact if artifact.digest == noted["digest"] else None
+        # the digest that was noted of an older manifest was that of its files
+        known = {artifact.digest} | ({artifact.manifest.files_digest} if artifact.manifest.schema == 1 else set())
+        return artifact if noted["digest"] in known else None
 
     def noted(self, stage: str, key: str, digest: str) -> bool:
         """Was `stage` finished with this key and digest?"""

@@ -134,6 +134,7 @@ class _Run:
         self.recipe, self.out, self.data, self.device, self.threads = recipe, out, data, device, threads
         self.ledger = Ledger(out)
         self.result = RunResult(out, required=tuple(recipe.gate.require))
+        self.counted: list[Verdict] = []
 
     def all(self, until: Stage) -> RunResult:
         from trainer.data import load_splits
@@ -349,7 +350,7 @@ class _Run:
         scored = done("eval", scores_key)
         if scored and done("eval/gate", gate_key):
             self._skip("eval")
-            Kept.of(folder, read_results(folder)).restore()  # an artifact made again lost its own
+            Kept.of(folder, read_results(folder), artifacts.values()).restore()  # one made again lost its own
             self._count(folder)
             return
         started = self._start("eval")
@@ -366,12 +367,14 @@ class _Run:
     def _count(self, folder: Path) -> None:
         """What this evaluation says, and what it comes to with all earlier ones."""
         from contract.history import last_evaluation
-        from evalsuite.kept import Kept, is_proven, standing_lines
+        from evalsuite.kept import Kept, counted, is_proven, standing_lines
         from evalsuite.results import read_results
 
         evaluation = last_evaluation(folder)
-        standings = Kept.of(folder, read_results(folder)).standings(evaluation)
+        kept = Kept.of(folder, read_results(folder), self.result.artifacts.values())  # the run may have been moved
+        standings = kept.standings(evaluation)
         self.result.verdicts = list(evaluation.verdicts)
+        self.counted = counted(evaluation, standings)
         self.result.against = standing_lines(evaluation, standings)
         self.result.counted = is_proven(evaluation, standings, self.result.required)
 
@@ -380,7 +383,7 @@ class _Run:
         from flow.model_card import write_card
 
         results = read_results(self.out / "eval")
-        write_card(self.out, self.recipe.name, self.result.artifacts, results, self.result.verdicts or [])
+        write_card(self.out, self.recipe.name, self.result.artifacts, results, self.counted)
 
     def _skip(self, stage: str) -> None:
         self.result.skipped.append(stage)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from contract.artifact import ONNX_LABEL, Artifact, open_artifact
 from contract.errors import AssayError
-from contract.history import known_history, read_verdicts, standing
+from contract.history import read_verdicts
+from serve.proof import refuse_unproven
 
 
 def shipped(run: Path) -> Artifact:
@@ -20,20 +21,24 @@ def shipped(run: Path) -> Artifact:
         AssayError: the run has not been evaluated, or nothing that was exported passed.
     """
     passed = {verdict.label: verdict.digest for verdict in read_verdicts(run / "eval") if verdict.outcome == "pass"}
-    found = []
+    found, refusals = [], []
     for label, digest in passed.items():
         onnx = label.startswith(ONNX_LABEL)
         path = run / "onnx" / label.removeprefix(ONNX_LABEL) if onnx else run / "gguf" / label
         if path.is_dir():
-            artifact = open_artifact(path)
-            counts = standing(known_history(artifact.verdict_path), digest)
-            if artifact.digest == digest and counts is not None and counts.state == "pass":
+            try:
+                artifact = open_artifact(path)
+                refuse_unproven(artifact)
+            except AssayError as refusal:  # unproven since, or damaged: the next one may do
+                refusals.append(f"{label}: {refusal.what}")
+                continue
+            if artifact.digest == digest:
                 found.append(artifact)
     if not found:
         raise AssayError(
             "nothing that was exported has passed",
             where=str(run),
-            got=", ".join(passed) or "no verdict that says pass",
+            got="; ".join(refusals) or ", ".join(passed) or "no verdict that says pass",
             hint="the reasons are in the evaluation's report",
         )
     return min(found, key=lambda artifact: artifact.size_bytes)

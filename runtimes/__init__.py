@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from contract.artifact import Artifact
-from contract.artifact_prompt import gguf_string, prompt_of
+from contract.artifact_prompt import gguf_string, prompt_of, refuse_split
 from contract.errors import AssayError, NoEngineError
 from contract.runtime import Runtime
 
@@ -78,6 +78,7 @@ def load_runtime(
                     "base_weights and merge_dtype are for model folders, not for a .gguf", where=str(artifact.path)
                 )
             path = artifact.gguf_path
+            refuse_split(path)
             try:
                 from runtimes.llama_cpp import LlamaCppRuntime
                 from runtimes.llama_t5 import ARCHITECTURE, LlamaT5Runtime

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from contract.errors import AssayError
+from contract.artifact import Artifact
+from contract.errors import AssayError, listed
 from contract.model_folder import is_encoder_decoder
 from runtimes.wire import fields, integer
 
@@ -38,6 +39,7 @@ class OnnxFile:
     block_bits: set[int] = field(default_factory=set)  # of weights that are packed in blocks
     tables: dict[str, int] = field(default_factory=dict)  # learned positions: the weight's name, its rows
     opset: int = 0  # of the standard's own operators
+    outside: set[str] = field(default_factory=set)  # the files that weights lie in, relative to the graph's folder
 
     @property
     def weight_bytes(self) -> int:
@@ -95,6 +97,24 @@ def refuse_short_tables(folder: Path, context_length: int) -> None:
                     got=str(rows),
                     hint="copy the folder whole, or export it again: assay export onnx MODEL --out DIR",
                 )
+
+
+def refuse_unlisted_weights(artifact: Artifact) -> None:
+    """Raise where a graph takes weights from a file that the artifact's digest does not cover.
+
+    Raises:
+        AssayError: naming the files; or a graph cannot be read.
+    """
+    listed_files = {record.path for record in artifact.manifest.files}
+    outside = {name for path in graph_files(artifact.folder) for name in read_onnx(path).outside}
+    unknown = sorted(name for name in outside if Path(name).as_posix() not in listed_files)
+    if unknown:
+        raise AssayError(
+            "the graph takes weights from files that are not part of the artifact",
+            where=str(artifact.path),
+            got=listed(unknown),
+            hint="keep them beside the graph, under names that neither begin with a dot nor lie in measured/",
+        )
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -178,6 +198,19 @@ def _tensor(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
                 kind = start
             case 8:  # name
                 name = data[start:stop].decode()
+            case 13:  # external_data
+                _outside(data, start, stop, found)
     found.elements[kind] += prod(shape)
     if len(shape) == 2 and _TABLE.search(name):
         found.tables[name] = shape[0]
+
+
+def _outside(data: mmap.mmap, at: int, end: int, found: OnnxFile) -> None:
+    key = value = b""
+    for number, start, stop in fields(data, at, end):
+        if number == 1:  # StringStringEntryProto.key
+            key = data[start:stop]
+        elif number == 2:
+            value = data[start:stop]
+    if key == b"location":
+        found.outside.add(value.decode())

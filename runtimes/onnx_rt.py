@@ -22,7 +22,7 @@ from runtimes.hf_vocab import HfVocab
 from runtimes.logits_rules import LogitsRules, TargetFormat, read_target_format
 from runtimes.onnx_causal import CausalDecoder
 from runtimes.onnx_decode import search, write
-from runtimes.onnx_file import CAUSAL, graph_files, refuse_short_tables
+from runtimes.onnx_file import CAUSAL, graph_files, refuse_short_tables, refuse_unlisted_weights
 from runtimes.onnx_provider import chosen_provider, refuse_inexact_int8
 from runtimes.onnx_score import Pair, score_as_written, score_causal, score_pairs, score_seq2seq
 from runtimes.onnx_seq2seq import Seq2SeqDecoder
@@ -54,6 +54,7 @@ class OnnxRuntime:
         parallel: int,
     ) -> None:
         folder = artifact.folder
+        refuse_unlisted_weights(artifact)
         device = chosen_provider(provider)
         refuse_inexact_int8(artifact, device)
         self._vocab = HfVocab(folder)

@@ -8,9 +8,25 @@ from typing import Any
 
 from contract.artifact import Artifact
 from contract.artifact_prompt import prompt_of, recorded_prompt
+from contract.history import Standing
 from contract.prompt import PromptSpec
 from contract.runtime import GenerateParams
 from serve.proof import UnprovenError
+
+
+def any_as_evaluated(artifact: Artifact, counts: Standing) -> tuple[PromptSpec, GenerateParams]:
+    """By the latest of the passing evaluations whose settings are the artifact's own.
+
+    Raises:
+        UnprovenError: by none of them; the message is about the latest.
+    """
+    refusals = []
+    for evaluation in reversed(counts.passes):
+        try:
+            return as_evaluated(artifact, evaluation.basis.generate)
+        except UnprovenError as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def as_evaluated(artifact: Artifact, generate: Mapping[str, Any]) -> tuple[PromptSpec, GenerateParams]:

@@ -90,7 +90,7 @@ def serve(
     from contract.artifact import open_artifact
     from contract.errors import AssayError
     from serve import signature
-    from serve.as_evaluated import as_evaluated
+    from serve.as_evaluated import any_as_evaluated, as_evaluated
     from serve.proof import UnprovenError, refuse_spoken_against, refuse_unproven
     from serve.unchanged import fingerprint
 
@@ -114,7 +114,7 @@ def serve(
     claim = signature.refuse_unsigned(opened, require_signature, bundle) if require_signature else None
     try:
         if verdict or claim is None or signature.has_word(opened):
-            judged = as_evaluated(opened, refuse_unproven(opened, verdict).evaluation.basis.generate)
+            judged = any_as_evaluated(opened, refuse_unproven(opened, verdict))
         else:
             refuse_spoken_against(opened)
             judged = as_evaluated(opened, claim.basis.generate)

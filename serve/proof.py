@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contract.artifact import Artifact, open_artifact
+from contract.artifact import Artifact
 from contract.errors import AssayError, listed
 from contract.history import History, Standing, known_history, read_history, standing
-
-_ROLES = ("merged", "adapter", "gguf")  # of parents that an artifact is compared with
-_AGAINST = ("fail", "unfinished")
+from contract.spoken_against import spoken_against
 
 
 class UnprovenError(AssayError):
@@ -34,7 +32,10 @@ def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Sta
         artifact.verify()
     refuse_spoken_against(artifact)
     path = verdict_path or artifact.verdict_path
-    history = read_history(path) if verdict_path else known_history(path)
+    beside = known_history(artifact.verdict_path)
+    elsewhere = read_history(verdict_path) if verdict_path else ()
+    mine = [part for evaluation in elsewhere if (part := evaluation.about(artifact.digest)) is not None]
+    history = (*(part for part in mine if part not in beside), *beside) if mine else (elsewhere or beside)
     if not history and verdict_path is None:
         old = "one of an earlier version" if path.is_file() else "there is none"
         raise UnprovenError(
@@ -69,38 +70,22 @@ def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Sta
 def refuse_spoken_against(artifact: Artifact) -> None:
     """Raise where the evaluations kept beside the artifact, or beside what it hangs from, say no.
 
-    What it hangs from is looked at where it lies, if it is there: a serving machine may have the artifact alone.
-
     Raises:
         AssayError: a verdict file is damaged.
         UnprovenError: one of them failed, or an evaluation was begun and not finished.
     """
-    counts = standing(known_history(artifact.verdict_path), artifact.digest)
-    if counts is not None and counts.state in _AGAINST:
+    found = spoken_against(artifact)
+    if found is None:
+        return
+    which, counts = found
+    if which is artifact:
         raise _refusal(artifact, counts, artifact.verdict_path)
-    for above in _above(artifact):
-        found = standing(known_history(above.verdict_path), above.digest)
-        if found is not None and found.state in _AGAINST:
-            raise UnprovenError(
-                f"{artifact.name} is not proven: it was made from {above.name}, and that did not pass",
-                where=str(above.verdict_path),
-                got=_why(found),
-                hint="evaluate both again",
-            )
-
-
-def _above(artifact: Artifact) -> list[Artifact]:
-    found = []
-    for parent in artifact.manifest.parents:
-        if parent.role not in _ROLES or not Path(parent.path).exists():
-            continue
-        try:
-            above = open_artifact(parent.path)
-        except AssayError:  # something else lies there now
-            continue
-        if above.is_parent(parent, artifact.manifest):
-            found += [above, *_above(above)]
-    return found
+    raise UnprovenError(
+        f"{artifact.name} is not proven: it was made from {which.name}, and that did not pass",
+        where=str(which.verdict_path),
+        got=_why(counts),
+        hint="evaluate both again",
+    )
 
 
 def _refusal(artifact: Artifact, counts: Standing, path: Path) -> UnprovenError:

@@ -12,7 +12,17 @@ import pytest
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact
 from contract.errors import AssayError
-from contract.history import Evaluation, History, at_least_as_strict, known_history, read_verdicts, restore, standing
+from contract.history import (
+    Evaluation,
+    History,
+    at_least_as_strict,
+    begin,
+    finish,
+    known_history,
+    read_verdicts,
+    restore,
+    standing,
+)
 from contract.verdict import Above, Outcome, Reason, Verdict, proven, worst
 from serve.proof import UnprovenError, refuse_unproven
 from tests.kit.verdicts import basis, evaluation, limits, write_begun, write_verdicts
@@ -280,3 +290,61 @@ def test_one_artifact_twice_in_an_evaluation_is_judged_by_the_worse(artifact: Ar
     counts = standing([silent], artifact.digest)
     assert counts is not None
     assert counts.state == "inconclusive"
+
+
+def test_a_verdict_from_elsewhere_does_not_hide_an_inconclusive_beside_the_artifact(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    write_verdicts(tmp_path / "eval.json", [verdict(artifact, "pass")], on=basis(25))
+    say(artifact, "pass", 25)
+    say(artifact, "inconclusive", 400)
+    assert "inconclusive" in refused(artifact, tmp_path / "eval.json")
+
+
+def test_what_it_was_made_from_has_lost_its_pass(tmp_path: Path) -> None:
+    merged = make(tmp_path / "merged", "merged")
+    gguf = make(tmp_path / "gguf", above=merged)
+    for one in (merged, gguf):
+        say(one, "pass")
+    say(merged, "inconclusive", 400)
+    assert "it was made from tiny, and that did not pass" in refused(gguf)
+
+
+def test_a_quick_look_does_no_harm_to_any_pass_that_covers_it(artifact: Artifact) -> None:
+    say(artifact, "pass", 300)
+    say(artifact, "pass", 25)
+    say(artifact, "inconclusive", 30)
+    counts = refuse_unproven(open_artifact(artifact.path))
+    assert [len(each.basis.documents) for each in counts.passes] == [300, 25]
+
+
+@pytest.mark.parametrize("other", [{"generate": {"max_new_tokens": 1, "prompt": None}}, {"limits": LOOSE}])
+def test_an_inconclusive_is_not_lifted_by_what_measures_less(artifact: Artifact, other: dict[str, Any]) -> None:
+    say(artifact, "inconclusive", 100)
+    say(artifact, "pass", 300, **other)
+    assert state(artifact) == "inconclusive"
+
+
+def test_what_was_begun_against_one_model_is_not_ended_against_another(artifact: Artifact) -> None:
+    begun = Evaluation(basis(), (artifact.digest,), above={artifact.digest: ("1" * 64,)})
+    begin(artifact.verdict_path, begun)
+    kind = Above("merged", "2" * 64, "pass")
+    passed = evaluation(verdict(artifact, "pass", chain=(kind,), compared_with=kind.digest))
+    finish(artifact.verdict_path, replace(passed, above={artifact.digest: (kind.digest,)}))
+    assert state(artifact) == "unfinished"
+    same = Above("merged", "1" * 64, "pass")
+    passed = evaluation(verdict(artifact, "pass", chain=(same,), compared_with=same.digest))
+    finish(artifact.verdict_path, replace(passed, above={artifact.digest: (same.digest,)}))
+    assert state(artifact) == "pass"
+
+
+def test_moving_a_run_washes_nothing(tmp_path: Path) -> None:
+    merged = make(tmp_path / "run" / "merged", "merged")
+    gguf = make(tmp_path / "run" / "gguf" / "q4_k_m", above=merged)
+    ollama = make(tmp_path / "run" / "ollama", above=gguf)
+    for one in (merged, gguf, ollama):
+        say(one, "pass")
+    say(merged, "fail", 25)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for name in ("gguf/q4_k_m", "ollama"):
+        assert "it was made from tiny, and that did not pass" in refused(open_artifact(tmp_path / "moved" / name))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contract.artifact import Artifact, digest_of, open_artifact
+from contract.artifact import Artifact, Parent, digest_of, new_artifact, open_artifact
 from contract.errors import AssayError
 from contract.verdict import Verdict
 from serve.proof import UnprovenError, refuse_unproven
@@ -212,3 +212,51 @@ def test_a_manifest_of_another_shape_is_one_message(artifact: Artifact, change: 
     _edit(artifact, change, restated=False)
     with pytest.raises(AssayError, match=r"the manifest cannot be read|another version"):
         open_artifact(artifact.path)
+
+
+def test_two_ggufs_in_one_artifact_are_not_served_by_the_order_of_a_list(tmp_path: Path) -> None:
+    with new_artifact(tmp_path / "two", "gguf", "two") as draft:
+        for name in ("a.gguf", "b.gguf"):
+            (draft.path / name).write_bytes(b"GGUF" + name.encode())
+    with pytest.raises(AssayError, match=r"has one \.gguf file"):
+        _ = draft.finished.gguf_path
+
+
+def test_two_parents_of_one_role_are_refused(tmp_path: Path) -> None:
+    above = [make(tmp_path / name, "merged") for name in ("good", "bad")]
+    parents = [Parent("merged", str(one.path), one.digest) for one in above]
+    with new_artifact(tmp_path / "two", "gguf", "two", parents=parents) as draft:
+        (draft.path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(AssayError, match="two parents of one role"):
+        open_artifact(draft.finished.path)
+
+
+def test_a_parent_without_its_manifest_is_no_parent_of_an_old_artifact(artifact: Artifact) -> None:
+    """What an old manifest names by its files alone would be a model that nothing is recorded of."""
+    above = open_artifact(artifact.manifest.parents[0].path)
+
+    def back(data: dict[str, Any]) -> None:
+        data["schema"] = 1
+        data["parents"][0]["digest"] = above.manifest.files_digest
+        data["digest"] = digest_of(artifact.manifest.files)
+
+    _edit(artifact, back, restated=False)
+    old = open_artifact(artifact.path)
+    (above.folder / "manifest.json").rename(above.folder.parent / "aside.json")
+    (above.folder / "config.json").write_text("{}")
+    assert not open_artifact(above.folder).is_parent(old.manifest.parents[0], old.manifest)
+
+
+@pytest.mark.parametrize("name", ["a\0b.gguf", "a\nb.gguf", "\ud800.gguf"])
+def test_names_that_are_no_names_are_one_message(artifact: Artifact, name: str) -> None:
+    _edit(artifact, lambda data: data["files"][0].update(path=name), restated=False)
+    with pytest.raises(AssayError):
+        open_artifact(artifact.path)
+
+
+def test_a_link_to_itself_is_one_message(tmp_path: Path) -> None:
+    made = make(tmp_path / "model")
+    made.gguf_path.unlink()
+    (made.folder / "tiny.gguf").symlink_to("tiny.gguf")
+    with pytest.raises(AssayError, match="not intact"):
+        refuse_unproven(open_artifact(made.path))

@@ -455,6 +455,7 @@ def test_a_verdict_given_beside_the_signature_must_pass_too(
     assert serve(artifact, key, "--verdict", tmp_path / "v.json")[0] == 1
 
 
+@pytest.mark.engine
 def test_a_signature_stands_in_for_a_verdict_that_is_not_here(bundle: Path, key: Path, artifact: Artifact) -> None:
     """It comes as far as the engine, which cannot load the dummy: exit 2, and no word of the proof."""
     pytest.importorskip("llama_cpp")
