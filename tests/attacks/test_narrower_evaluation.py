@@ -17,18 +17,19 @@ from click.testing import CliRunner
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact
 from contract.errors import AssayError
 from contract.example import write_examples
-from contract.history import known_history, last_evaluation, standing
+from contract.history import begin, known_history, last_evaluation, standing
 from contract.recipe import Recipe
 from contract.verdict import Verdict
 from evalsuite.cli import eval_command, gate_command
 from evalsuite.evaluate import evaluate
 from evalsuite.plan import Node, plan
+from evalsuite.rejudge import rejudge
 from export.merge import merge_adapter
 from export.to_gguf import export_gguf
 from serve.proof import UnprovenError, refuse_unproven
 from tests.evalsuite.chain import edit_tensors, examples, make_adapter_artifact, remake
 from tests.evalsuite.quick import figures_only
-from tests.kit.verdicts import basis, write_verdicts
+from tests.kit.verdicts import basis, limits, write_verdicts
 
 pytestmark = pytest.mark.engine
 
@@ -218,6 +219,30 @@ def test_limits_that_cannot_say_no_are_refused(broken: Broken, tmp_path: Path, l
     assert code == 2
     assert limit.partition(":")[0] in said
     assert not (tmp_path / "eval").exists()
+
+
+def test_a_run_that_was_moved_finds_what_it_was_made_from(broken: Broken, tmp_path: Path) -> None:
+    merged = remake(broken.merged, tmp_path / "run" / "merged", lambda folder: None)
+    [f16] = export_gguf(merged, tmp_path / "run" / "gguf", quants=["f16"])
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = open_artifact(tmp_path / "moved" / "gguf" / "f16")
+    roles = {node.label: node.role for root in plan([moved], None, None) for node in root.all}
+    assert roles == {"adapter": "reference", "merged": "candidate", "f16": "candidate"}
+    shutil.rmtree(tmp_path / "moved" / "merged")
+    (tmp_path / "run" / "merged").mkdir(parents=True)  # where it lay is something else now
+    [node] = plan([moved], None, None)
+    assert node.lost is not None
+    assert f16.digest == moved.digest
+
+
+def test_judging_again_goes_on_after_one_that_was_killed(broken: Broken, tmp_path: Path) -> None:
+    copy = broken.copy(tmp_path)
+    judge(tmp_path / "eval", copy.merged)
+    last = last_evaluation(tmp_path / "eval")
+    stricter = replace(last.basis, limits=limits(max_eos_rate_loss=0.01), metrics_sha256=None)
+    begin(tmp_path / "eval" / "verdict.json", replace(last, basis=stricter, verdicts=(), finished=False))
+    rejudge(tmp_path / "eval", RECIPE.gate)
+    assert last_evaluation(tmp_path / "eval").basis.limits == last.basis.limits
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import evalsuite.evaluate
 import evalsuite.walk
 from contract.artifact import Artifact, new_artifact, open_artifact
 from contract.errors import AssayError
+from contract.history import Evaluation, known_history, standing
 from contract.limits import GatePart
 from contract.verdict import Verdict
 from evalsuite.evaluate import evaluate
@@ -23,7 +24,7 @@ from evalsuite.results import read_results
 from runtimes import load_runtime
 from tests.evalsuite.chain import examples
 from tests.evalsuite.quick import figures_only
-from tests.kit.verdicts import evaluation, write_verdicts
+from tests.kit.verdicts import basis, evaluation, write_verdicts
 from tests.tiny import make_llama
 
 pytestmark = pytest.mark.engine
@@ -159,6 +160,23 @@ def test_where_no_verdict_can_be_written_no_old_pass_is_left_standing(
     fill(disk)
     with pytest.raises(AssayError, match="an old pass would stand"):
         Kept(tmp_path, [artifact]).begin(replace(judged, verdicts=(), finished=False))
+
+
+def test_one_that_cannot_be_noted_leaves_the_others_as_they_were(disk: Path, tmp_path: Path) -> None:
+    made = []
+    for folder in (tmp_path, disk):
+        with new_artifact(folder / "made", "gguf", "made") as draft:
+            (draft.path / f"{len(made)}.gguf").write_bytes(b"GGUF")
+        made.append(draft.finished)
+        write_verdicts(made[-1].verdict_path, [Verdict("q8_0", made[-1].digest, "pass", ())])
+    begun = Evaluation(basis(25), tuple(artifact.digest for artifact in made))
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    try:
+        with pytest.raises(AssayError, match="an old pass would stand"):
+            Kept(tmp_path, made).begin(begun)
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert [standing(known_history(one.verdict_path), one.digest).state for one in made] == ["pass", "pass"]  # type: ignore[union-attr]
 
 
 def test_a_read_only_disk(models: list[Artifact], disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

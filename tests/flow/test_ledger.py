@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -93,3 +94,17 @@ def test_what_is_noted_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
     Ledger(tmp_path).note("merged", "k", "d")
     assert synced == [(tmp_path / "stages.json").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_stage_that_was_made_before_the_manifests_second_schema_is_still_valid(tmp_path: Path) -> None:
+    with new_artifact(tmp_path / "adapter", "adapter", "a") as draft:
+        (draft.path / "w.safetensors").write_bytes(b"w")
+    path = tmp_path / "adapter" / "manifest.json"
+    data = json.loads(path.read_text())
+    old = draft.finished.manifest.files_digest
+    path.write_text(json.dumps({**data, "schema": 1, "digest": old}))
+    ledger = Ledger(tmp_path)
+    ledger.note("adapter", "key", old)
+    assert ledger.valid("adapter", "key") is not None
+    ledger.note("adapter", "key", "1" * 64)
+    assert ledger.valid("adapter", "key") is None
