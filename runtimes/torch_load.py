@@ -99,12 +99,15 @@ def _named_base(artifact: Artifact, config: dict[str, Any]) -> Path:
 def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
     parent = artifact.parent("base")
     base = _named_base(artifact, config)
-    if parent and not open_artifact(base).is_parent(parent, artifact.manifest):
+    if parent is None:
+        return base
+    there = open_artifact(base, verify=True)  # what everything else is held against
+    if not there.is_parent(parent, artifact.manifest):
         raise AssayError(
             "the base is not the one the adapter was trained on",
             where=str(base),
             expected=f"digest {parent.digest[:12]}",
-            got=f"digest {open_artifact(base).digest[:12]}",
+            got=f"digest {there.digest[:12]}",
             hint="restore the base's files, or train again",
         )
     return base

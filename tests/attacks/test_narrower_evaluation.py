@@ -235,6 +235,17 @@ def test_a_run_that_was_moved_finds_what_it_was_made_from(broken: Broken, tmp_pa
     assert f16.digest == moved.digest
 
 
+def test_a_base_that_was_changed_is_no_reference(tmp_path: Path, broken: Broken, adapter_folder: Path) -> None:
+    """A merge that is wrong by as much as the base is now wrong too would look right."""
+    with new_artifact(tmp_path / "base", "merged", "base") as draft:
+        shutil.copytree(broken.base, draft.path, dirs_exist_ok=True)
+    adapter = make_adapter_artifact(tmp_path / "adapter", draft.finished.path, adapter_folder, quant="w16")
+    merged = merge_adapter(adapter, tmp_path / "merged")
+    edit_tensors(draft.finished.path, _larger)
+    with pytest.raises(AssayError, match="not intact"):
+        judge(tmp_path / "eval", merged)
+
+
 def test_judging_again_goes_on_after_one_that_was_killed(broken: Broken, tmp_path: Path) -> None:
     copy = broken.copy(tmp_path)
     judge(tmp_path / "eval", copy.merged)
