@@ -282,6 +282,9 @@ def open_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
     if not path.exists():
         raise AssayError("no such artifact", where=str(path))
     refuse_failed(path)
+    real = path.resolve()
+    if path.is_symlink() and real.is_file() and (real.parent / MANIFEST_FILE).is_file():
+        path = real  # under whatever name, it is what the folder it lies in says
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST_FILE).is_file():
         manifest = _read_manifest(folder / MANIFEST_FILE)

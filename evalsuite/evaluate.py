@@ -24,7 +24,7 @@ from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
 from evalsuite.folder import refuse_foreign_folder, refuse_inside, write_evaluation, writing
 from evalsuite.gate import judge, required
-from evalsuite.kept import Kept
+from evalsuite.kept import Kept, counted, standing_lines
 from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import Node, plan
 from evalsuite.results import DataInfo, NearDuplicate, Results, Speed
@@ -93,7 +93,7 @@ def evaluate(
     nodes = [node for root in roots for node in root.all if node.is_row]
     kept = Kept(out, [*(node.artifact for node in nodes), *(fault.artifact for fault in faults)])
     evaluation = Evaluation(
-        _basis(examples, data_sha256, gate, params, recipe.prompt.spec() if recipe else _recorded_words(nodes)),
+        _basis(examples, data_sha256, gate, params, recipe.prompt.spec() if recipe else _recorded_words(roots)),
         tuple(
             dict.fromkeys(
                 [node.artifact.digest for node in nodes if node.role == "candidate"]
@@ -144,7 +144,9 @@ def evaluate(
             params.beyond_greedy(),
         )
         evaluation = kept.weighed(replace(evaluation, verdicts=tuple(judge(results, gate)), finished=True))
-        kept.finish(write_evaluation(out, results, evaluation, found))
+        standings = kept.standings(evaluation)
+        against, counts = standing_lines(evaluation, standings), counted(evaluation, standings)
+        kept.finish(write_evaluation(out, results, evaluation, found, against, counts))
         cache.forget(ANSWERS)
         cache.tidy()
     return results
@@ -176,10 +178,24 @@ def _hangs_from(node: Node, above: tuple[str, ...]) -> Iterator[tuple[str, tuple
         yield from _hangs_from(child, (node.artifact.digest, *above))
 
 
-def _recorded_words(nodes: Sequence[Node]) -> PromptSpec:
-    """The first that one of the artifacts was made for, else the default words."""
-    recorded = (recorded_prompt(node.artifact) for node in nodes)
-    return next((spec for spec in recorded if spec is not None), PromptSpec())
+def _recorded_words(roots: Sequence[Node]) -> PromptSpec:
+    """The words that artifacts are asked in which record none: the first that one of their tree records, else defaults.
+
+    Raises:
+        AssayError: such artifacts of several trees would be asked in different words, and one evaluation says one.
+    """
+    words = []
+    for root in roots:
+        recorded = [recorded_prompt(node.artifact) for node in root.all]
+        spec = next((spec for spec in recorded if spec is not None), PromptSpec())
+        words += [spec for own in recorded if own is None]
+    if len(set(words)) > 1:
+        raise AssayError(
+            "artifacts that record no prompt would be asked in different words",
+            got=f"{words[0].user!r} and others",
+            hint="evaluate them apart, or give a recipe whose prompt says which",
+        )
+    return words[0] if words else PromptSpec()
 
 
 def _recorded_params(artifacts: Sequence[Artifact]) -> GenerateParams:

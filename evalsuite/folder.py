@@ -15,7 +15,7 @@ from contract.drafts import hold_draft, remove_abandoned, sync, sync_path
 from contract.errors import AssayError, listed
 from contract.files import write_whole
 from contract.history import Evaluation, finish
-from contract.verdict import VERDICT_FILE
+from contract.verdict import VERDICT_FILE, Verdict
 from evalsuite.cache import CACHE_FOLDER
 from evalsuite.report.predictions_csv import predictions_csv
 from evalsuite.report.terminal import csv_table
@@ -101,6 +101,8 @@ def write_evaluation(
     results: Results,
     evaluation: Evaluation,
     predictions: Mapping[str, Sequence[Prediction]],
+    against: Sequence[str] = (),
+    counted: Sequence[Verdict] | None = None,
 ) -> Evaluation:
     """Write predictions, table, report, figures and verdicts.
 
@@ -112,6 +114,8 @@ def write_evaluation(
         results: the figures.
         evaluation: what it rests on, and the verdicts.
         predictions: by label.
+        against: what earlier evaluations say against what passes here, a line each.
+        counted: the verdicts as they count with all earlier ones; None: as they are.
 
     Returns:
         The evaluation, finished: bound to the figures as they were written.
@@ -131,11 +135,12 @@ def write_evaluation(
         for label, rows in predictions.items():
             write_predictions(made / PREDICTIONS_FOLDER / f"{label}.jsonl", rows)
             write_whole(made / PREDICTIONS_FOLDER / f"{label}.csv", predictions_csv(rows), errors="replace")
-        (made / CSV_FILE).write_text(csv_table(results, evaluation.verdicts), encoding="utf-8")
+        counted = evaluation.verdicts if counted is None else counted
+        (made / CSV_FILE).write_text(csv_table(results, counted), encoding="utf-8")
         write_results(made / METRICS_FILE, results)
         basis = replace(evaluation.basis, metrics_sha256=sha256_of(made / METRICS_FILE))
         finished = replace(evaluation, basis=basis, finished=True)
-        told = content(results, evaluation.verdicts, made / PREDICTIONS_FOLDER)
+        told = content(results, evaluation.verdicts, made / PREDICTIONS_FOLDER, against, counted)
         write_report(told, made / REPORT_FILE)
         write_plots(results, made / PLOTS_FOLDER)
         write_pdf(told, made / PDF_FILE)

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from contract.artifact import ONNX_LABEL, Artifact
+from contract.artifact_prompt import gguf_integer
 from contract.errors import AssayError, NoEngineError
 from contract.model_folder import read_json, resolve_model
 from runtimes.onnx_file import precision_of
@@ -63,6 +64,16 @@ def storage(artifact: Artifact) -> tuple[str | None, float | None]:
         return precision, artifact.details.get("bits_per_weight")
     quant, bits = artifact.details.get("quant"), artifact.details.get("bits_per_weight")
     if artifact.kind == "gguf":
+        number = gguf_integer(artifact.gguf_path, "general.file_type")
+        told = None if number is None else _FILE_TYPES.get(number)
+        if quant is not None and told is not None and quant != told:
+            raise AssayError(
+                "the manifest says another type than the file, and each type has limits of its own",
+                where=str(artifact.path),
+                expected=told,
+                got=str(quant)[:40],
+                hint="export it again",
+            )
         if quant is None or bits is None:
             found_quant, found_bits = _gguf_storage(artifact.gguf_path)
             quant, bits = quant or found_quant, bits or found_bits

@@ -76,7 +76,7 @@ class Kept:
 
     def _refuse_standing_pass(self, digest: str, path: Path, why: str | None) -> None:
         self._closed.add(digest)
-        known = standing(self.history(digest), digest)
+        known = standing(self._beside[digest], digest)
         if known is not None and known.state == "pass":
             raise AssayError(
                 "the verdict beside the artifact cannot be replaced, so an old pass would stand",

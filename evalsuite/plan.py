@@ -49,6 +49,10 @@ class _Link:
     purpose: Purpose
 
 
+def _hashes(artifact: Artifact) -> list[str]:
+    return sorted(record.sha256 for record in artifact.manifest.files)
+
+
 class _Planner:
     def __init__(self, artifacts: Sequence[Artifact], reference: Artifact | None, base: Artifact | None) -> None:
         self.known = {artifact.digest: artifact for artifact in (base, reference, *artifacts) if artifact is not None}
@@ -104,6 +108,8 @@ class _Planner:
     def _given(self, artifact: Artifact) -> _Link | None:
         if self.reference is None or artifact.digest in self._above_reference(self.reference):
             return None
+        if _hashes(artifact) == _hashes(self.reference):
+            return None  # a copy: nothing is ever found between a file and itself
         if artifact.kind == "adapter":
             return _Link(self.reference, None, "training")
         if artifact.kind == "merged" and self.reference.kind == "adapter":

@@ -12,7 +12,7 @@ from contract.history import last_judged
 from contract.verdict import Verdict
 from evalsuite.folder import refuse_changed, write_evaluation, writing
 from evalsuite.gate import judge, required
-from evalsuite.kept import Kept
+from evalsuite.kept import Kept, counted, standing_lines
 from evalsuite.results import METRICS_FILE, PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
     with writing(folder):
         kept.begin(again)
         judged = kept.weighed(replace(again, verdicts=tuple(judge(results, gate)), finished=True))
-        finished = write_evaluation(folder, results, judged, predictions)
+        standings = kept.standings(judged)
+        against, counts = standing_lines(judged, standings), counted(judged, standings)
+        finished = write_evaluation(folder, results, judged, predictions, against, counts)
         kept.finish(finished)
     return list(finished.verdicts)
 

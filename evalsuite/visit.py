@@ -59,7 +59,7 @@ class Visit:
 
 def dtype_of(merged: Node) -> str:
     """What a merged model is stored in, as torch names it."""
-    return str(merged.artifact.details.get("dtype") or stored_dtype(merged.artifact))
+    return stored_dtype(merged.artifact)
 
 
 def noise_of(visit: Visit) -> tuple[Noise, ...]:

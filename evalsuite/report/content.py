@@ -62,14 +62,27 @@ class Content:
     limits: tuple[tuple[str, str], ...]
 
 
-def content(results: Results, verdicts: Sequence[Verdict], predictions_folder: Path) -> Content:
+def content(
+    results: Results,
+    verdicts: Sequence[Verdict],
+    predictions_folder: Path,
+    against: Sequence[str] = (),
+    counted: Sequence[Verdict] | None = None,
+) -> Content:
     """Work it out; a row without a predictions file has no summaries shown.
+
+    Args:
+        results: the figures.
+        verdicts: of this evaluation.
+        predictions_folder: the summaries.
+        against: what earlier evaluations say against what passes here, a line each.
+        counted: the verdicts as they count with all earlier ones, which the headline goes by; None: as they are.
 
     Raises:
         AssayError: a predictions file is damaged.
     """
     required: dict[str, Outcome] = {
-        wanted: worst([verdict.outcome for verdict in verdicts if is_required(verdict, [wanted])])
+        wanted: worst([verdict.outcome for verdict in counted or verdicts if is_required(verdict, [wanted])])
         for wanted in results.require
     }
     predictions = read_all(results, predictions_folder)
@@ -80,7 +93,7 @@ def content(results: Results, verdicts: Sequence[Verdict], predictions_folder: P
         required=required,
         verdicts=tuple((verdict, tuple(_deciding(verdict))) for verdict in verdicts),
         answers=tuple(answers(results, verdicts)),
-        warnings=(*task_warnings(results), *wider_limits(results.limits)),
+        warnings=(*against, *task_warnings(results), *wider_limits(results.limits)),
         comparison=comparison_table(results),
         scores=scores_table(results),
         distances=distance_table(results),

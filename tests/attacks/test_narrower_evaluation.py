@@ -280,3 +280,15 @@ def test_killed_at_any_moment_no_old_pass_stands(broken: Broken, tmp_path: Path)
         assert counts.state in ("unfinished", "fail") or (untouched and not measured)
         seen.add(counts.state)
     assert "unfinished" in seen
+
+
+def test_a_copy_or_a_link_of_a_failed_file_is_not_held_against_itself(broken: Broken, tmp_path: Path) -> None:
+    """Between a file and itself nothing is ever found."""
+    linked = [tmp_path / f"{number}.gguf" for number in range(2)]
+    for link in linked:
+        link.symlink_to(broken.f16.gguf_path)
+    assert open_artifact(linked[0]).digest == broken.f16.digest, "it is the artifact that it leads to"
+    copies = [Path(shutil.copy(broken.f16.gguf_path, tmp_path / f"copy-{number}.gguf")) for number in range(2)]
+    one, two = map(open_artifact, copies)
+    [node, _] = [node for root in plan([one], two, None) for node in root.all]
+    assert (node.role, node.purpose) == ("candidate", None)

@@ -250,7 +250,13 @@ def _zero_scales(scales: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _worse_quant(folder: Path, chain: Chain) -> None:
-    """A Q2_K under the name that is there."""
+    """A Q2_K under the name that is there, and the file says that it is an F16."""
+    _another_quant(folder, chain)
+    edit_gguf(next(folder.glob("*.gguf")), metadata=lambda key, value: 1 if key == "general.file_type" else value)
+
+
+def _another_quant(folder: Path, chain: Chain) -> None:
+    """A Q2_K under the name that is there: the manifest says another type than the file."""
     path = next(folder.glob("*.gguf"))
     shutil.copy(chain.artifacts["q2_k"].gguf_path, path)
 
@@ -305,6 +311,7 @@ DAMAGES = (
     Damage("int8 values saturated at 12 of 127", "q8_0", _saturated(12), KL),
     Damage("three of four blocks' scales are zero", "q8_0", _q8_blocks(_zero_scales), KL),
     Damage("a Q2_K under the name of an F16", "f16", _worse_quant, KL),
+    Damage("a Q2_K that says so under the name of an F16", "f16", _another_quant, frozenset({"not_loadable"})),
 )
 
 DOSED = (

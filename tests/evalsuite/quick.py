@@ -14,7 +14,7 @@ import evalsuite.scorer
 def figures_only(patch: pytest.MonkeyPatch) -> None:
     """Metrics, predictions, tables and verdicts are written as ever; reports are empty files."""
     patch.setattr(evalsuite.scorer, "bertscore_available", lambda: False)
-    patch.setattr(evalsuite.report.content, "content", lambda *_: None)
+    patch.setattr(evalsuite.report.content, "content", lambda *_, **__: None)
     patch.setattr(evalsuite.report.html, "write_report", lambda _, path: path.touch())
     patch.setattr(evalsuite.report.pdf, "write_pdf", lambda _, path: path.touch())
     patch.setattr(evalsuite.report.plots, "write_plots", lambda _, folder: folder.mkdir())

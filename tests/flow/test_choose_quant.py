@@ -45,7 +45,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> dict[str,
     made = export_gguf(model, tmp / "gguf", quants=QUANTS, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evalsuite.scorer, "bertscore_available", lambda: False)
-        patch.setattr(evalsuite.evaluate, "write_evaluation", lambda out, results, evaluation, found: evaluation)
+        patch.setattr(evalsuite.evaluate, "write_evaluation", lambda out, results, evaluation, *_: evaluation)
         results = evalsuite.evaluate.evaluate(made, examples(20), tmp / "eval", threads=1, speed=False)
     return {quant: results.row(quant) for quant in sorted(QUANTS, key=lambda quant: results.row(quant).size_bytes)}
 
