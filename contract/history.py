@@ -3,8 +3,8 @@
 A fail stands until an evaluation passes that includes the failed one's documents, under limits at least as strict in
 every field, with summaries written the same way, against the same artifacts. A later fail beats an earlier pass. What
 was begun and not finished stands like a fail: nobody knows what its figures would have said. An inconclusive takes a
-pass away unless that pass, or one before it, covers it, and is lifted by a pass on at least as many documents, else as
-strictly measured. The order is that of the file; no clock is asked.
+pass away unless it looked at only some documents of a pass that covers it. It is lifted by a pass on at least as many
+documents, measured as strictly. The order is that of the file; no clock is asked.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def standing(history: Iterable[Evaluation], digest: str) -> Standing | None:
         if now.state == "pass":
             passed.append(now)
             against = [other for other in against if not _lifts(now, other)]
-        elif now.state != "inconclusive" or not any(_covers(one, now) for one in passed):
-            against.append(now)  # else it is a quick look on fewer documents, which says nothing against a pass
+        elif now.state != "inconclusive" or not any(_is_quick_look(now, one) for one in passed):
+            against.append(now)
     for state in ("fail", "unfinished", "inconclusive"):
         found = [other for other in against if other.state == state]
         if found:
@@ -93,6 +93,12 @@ def _told(evaluation: Evaluation) -> Standing:
             if verdict.outcome == outcome:
                 return Standing(outcome, evaluation, verdict)
     return Standing("inconclusive", evaluation, None)  # it ended without a word on it
+
+
+def _is_quick_look(now: Standing, passed: Standing) -> bool:
+    """Did `now` look at some of the documents of a pass only? Then that it cannot tell says nothing against it."""
+    fewer = len(now.evaluation.basis.documents) < len(passed.evaluation.basis.documents)
+    return fewer and _covers(passed, now)
 
 
 def _lifts(now: Standing, other: Standing) -> bool:

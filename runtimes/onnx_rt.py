@@ -54,10 +54,10 @@ class OnnxRuntime:
         parallel: int,
     ) -> None:
         folder = artifact.folder
-        refuse_unlisted_weights(artifact)
         device = chosen_provider(provider)
         refuse_inexact_int8(artifact, device)
         self._vocab = HfVocab(folder)
+        refuse_unlisted_weights(artifact)
         own = context_of(folder)
         self.context_length = min(context_length or own, own)
         self.bos_id = self._vocab.bos_id

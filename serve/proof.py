@@ -44,6 +44,9 @@ def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Sta
             got=old,
             hint="run assay eval, then serve it; or give its file with --verdict EVAL_DIR/verdict.json",
         )
+    given = standing(elsewhere, artifact.digest)
+    if given is not None and given.state != "pass":  # the order of two files is not known, so neither may say no
+        raise _refusal(artifact, given, path)
     counts = standing(history, artifact.digest)
     if counts is None:
         raise UnprovenError(

@@ -126,6 +126,9 @@ def test_a_quick_look_takes_no_pass_away_and_a_stricter_one_does(artifact: Artif
     say(artifact, "pass")
     say(artifact, "inconclusive", 25)
     assert state(artifact) == "pass"
+    say(artifact, "inconclusive", 300)
+    assert state(artifact) == "inconclusive", "the same documents, and they no longer show it"
+    say(artifact, "pass", 300)
     say(artifact, "inconclusive", 400)
     assert state(artifact) == "inconclusive"
     say(artifact, "pass", 400, limits=LOOSE)

@@ -290,7 +290,7 @@ def test_a_damaged_cache_is_refused_with_the_reason(
 def test_a_truncated_graph_is_refused(folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["llama"][1], tmp_path / "copy")
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-500])
-    with pytest.raises(AssayError, match="cannot load the graph"):
+    with pytest.raises(AssayError, match=r"cannot load the graph|not an ONNX file that can be read"):
         load(open_artifact(folder))
 
 

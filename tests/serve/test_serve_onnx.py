@@ -22,7 +22,7 @@ from contract.prompt import Message
 from contract.runtime import GenerateParams
 from contract.verdict import Verdict
 from runtimes import load_runtime
-from tests.kit.verdicts import write_verdicts
+from tests.kit.verdicts import basis, write_verdicts
 from tests.tiny import make_llama
 from tests.tiny_onnx import export_folder
 from tests.tiny_seq2seq import make_t5
@@ -52,7 +52,8 @@ def proven(out: Path, folder: Path, details: dict[str, Any]) -> Artifact:
     """An artifact of an Optimum export, with a verdict on it."""
     with new_artifact(out, "onnx", "tiny", details=details) as draft:
         shutil.copytree(folder, draft.path, dirs_exist_ok=True)
-    write_verdicts(out / "verdict.json", [Verdict("onnx-fp32", draft.finished.digest, "pass", ())])
+    judged = basis(generate={"prompt": None, **details.get("generate", {"max_new_tokens": 64})})
+    write_verdicts(out / "verdict.json", [Verdict("onnx-fp32", draft.finished.digest, "pass", ())], on=judged)
     return open_artifact(out)
 
 
