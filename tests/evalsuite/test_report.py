@@ -275,3 +275,12 @@ def test_figures_read_well(value: float, text: str) -> None:
 def test_sizes_carry_their_unit() -> None:
     assert [size(n) for n in (900, 3_100_000, 2_350_000_000)] == ["0.9 kB", "3.1 MB", "2.35 GB"]
     assert N == 300
+
+
+def test_the_headline_goes_by_what_counts_with_all_earlier_evaluations(tmp_path: Path) -> None:
+    against = ['q4_k_m: the evaluation of yesterday on 300 documents says "fail"']
+    counted = make_verdicts(q4_k_m="fail")
+    told = content(make_results(), make_verdicts(), tmp_path / "none", against, counted)
+    assert told.headline.word == "Not proven."
+    assert told.required["q4_k_m"] == "fail"
+    assert against[0] in told.warnings
