@@ -21,7 +21,7 @@ from typing import Any, Literal
 from contract.errors import AssayError
 from contract.files import read_versioned, write_whole
 from contract.typed import from_json
-from contract.verdict import VERDICT_FILE, Basis, Outcome, Verdict
+from contract.verdict import VERDICT_FILE, Basis, Verdict, worst
 
 HISTORY_SCHEMA = 2
 
@@ -87,12 +87,9 @@ def standing(history: Iterable[Evaluation], digest: str) -> Standing | None:
 def _told(evaluation: Evaluation) -> Standing:
     if not evaluation.finished:
         return Standing("unfinished", evaluation, None)
-    order: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
-    for outcome in order:
-        for verdict in evaluation.verdicts:
-            if verdict.outcome == outcome:
-                return Standing(outcome, evaluation, verdict)
-    return Standing("inconclusive", evaluation, None)  # it ended without a word on it
+    outcome = worst([verdict.outcome for verdict in evaluation.verdicts])  # inconclusive where there is no word on it
+    verdict = next((verdict for verdict in evaluation.verdicts if verdict.outcome == outcome), None)
+    return Standing(outcome, evaluation, verdict)
 
 
 def _is_quick_look(now: Standing, passed: Standing) -> bool:
@@ -225,24 +222,39 @@ def last_judged(path: Path, metrics_sha256: str) -> Evaluation:
     )
 
 
+def about(history: Iterable[Evaluation], digest: str) -> History:
+    """The parts of a history that are about one artifact."""
+    return tuple(part for evaluation in history if (part := evaluation.about(digest)) is not None)
+
+
+def joined(elsewhere: Sequence[Evaluation], beside: History) -> History:
+    """One history of two: first what only the other place remembers, for what is beside the artifact came after it."""
+    return (*(part for part in elsewhere if part not in beside), *beside)
+
+
+def added(history: History, evaluation: Evaluation) -> History:
+    """The history with one more evaluation as the last, in the place of the same one, begun or told before."""
+    return (*(other for other in history if not _replaced(other, evaluation)), evaluation)
+
+
 def begin(path: Path, evaluation: Evaluation) -> None:
     """Note that an evaluation begins: until it is finished, no earlier pass counts."""
     with _changing(path) as history:
-        _write(path, [*(other for other in history if not _replaced(other, evaluation)), evaluation])
+        _write(path, added(history, evaluation))
 
 
 def finish(path: Path, evaluation: Evaluation) -> None:
-    """Put a finished evaluation in the place of the one that was begun, as the last; nothing else is forgotten."""
+    """Put a finished evaluation in the place of the one that was begun; nothing else is forgotten."""
     with _changing(path) as history:
-        _write(path, [*(other for other in history if not _replaced(other, evaluation)), evaluation])
+        _write(path, added(history, evaluation))
 
 
 def restore(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Put evaluations that are known from elsewhere before those that a verdict file has, each once."""
     with _changing(path) as history:
-        lost = [each for each in evaluations if each not in history]
-        if lost:
-            _write(path, [*lost, *history])
+        whole = joined(evaluations, history)
+        if whole != history:
+            _write(path, whole)
 
 
 def _replaced(old: Evaluation, new: Evaluation) -> bool:

@@ -10,7 +10,19 @@ from pathlib import Path
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
-from contract.history import Evaluation, History, Standing, begin, finish, known_history, restore, standing
+from contract.history import (
+    Evaluation,
+    History,
+    Standing,
+    about,
+    added,
+    begin,
+    finish,
+    joined,
+    known_history,
+    restore,
+    standing,
+)
 from contract.verdict import VERDICT_FILE, Above, Outcome, Verdict, proven, worst
 from evalsuite.gate import weakened
 from evalsuite.results import Results, Row, Unloadable
@@ -51,9 +63,7 @@ class Kept:
 
     def history(self, digest: str) -> History:
         """All that is known of an artifact: first what only the evaluation folder remembers."""
-        beside = self._beside.get(digest, ())
-        mine = [part for evaluation in self.before if (part := evaluation.about(digest)) is not None]
-        return (*(part for part in mine if part not in beside), *beside)
+        return joined(about(self.before, digest), self._beside.get(digest, ()))
 
     def begin(self, evaluation: Evaluation) -> None:
         """From now on no earlier pass counts, beside the artifacts and in the evaluation folder.
@@ -102,8 +112,7 @@ class Kept:
     def restore(self) -> None:
         """Beside an artifact that was made again, put back what the evaluation folder remembers of it."""
         for digest, path in self._paths.items():
-            mine = [part for evaluation in self.before if (part := evaluation.about(digest)) is not None]
-            restore(path, mine)
+            restore(path, about(self.before, digest))
 
     def weighed(self, evaluation: Evaluation) -> Evaluation:
         """The evaluation, no verdict in it better than what earlier ones say of the artifacts it hangs from."""
@@ -116,7 +125,7 @@ class Kept:
         return replace(evaluation, verdicts=tuple(verdicts))
 
     def _weighed_link(self, above: Above, evaluation: Evaluation) -> Above:
-        found = standing((*self.history(above.digest), evaluation), above.digest)
+        found = standing(added(self.history(above.digest), evaluation), above.digest)
         if found is None:
             return above
         said = _OUTCOMES.get(found.state, "inconclusive")
@@ -129,14 +138,11 @@ class Kept:
         """
         found = {}
         for verdict in evaluation.verdicts:
-            history = list(self.history(verdict.digest))
+            history = self.history(verdict.digest)
             part = evaluation.about(verdict.digest)
             assert part is not None
             at = [i for i, e in enumerate(history) if e.is_same(part) and e.basis.time_utc == part.basis.time_utc]
-            if at:
-                history[at[-1]] = part
-            else:
-                history.append(part)
+            history = (*history[: at[-1]], part, *history[at[-1] + 1 :]) if at else added(history, part)
             counts = standing(history, verdict.digest)
             assert counts is not None
             found[verdict.label] = counts

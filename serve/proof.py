@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contract.artifact import Artifact
 from contract.errors import AssayError, listed
-from contract.history import History, Standing, known_history, read_history, standing
+from contract.history import History, Standing, about, joined, known_history, read_history, standing
 from contract.spoken_against import spoken_against
 
 
@@ -34,8 +34,8 @@ def refuse_unproven(artifact: Artifact, verdict_path: Path | None = None) -> Sta
     path = verdict_path or artifact.verdict_path
     beside = known_history(artifact.verdict_path)
     elsewhere = read_history(verdict_path) if verdict_path else ()
-    mine = [part for evaluation in elsewhere if (part := evaluation.about(artifact.digest)) is not None]
-    history = (*(part for part in mine if part not in beside), *beside) if mine else (elsewhere or beside)
+    mine = about(elsewhere, artifact.digest)
+    history = joined(mine, beside) if mine else (elsewhere or beside)
     if not history and verdict_path is None:
         old = "one of an earlier version" if path.is_file() else "there is none"
         raise UnprovenError(
