@@ -22,9 +22,9 @@ from contract.similarity import near_duplicates
 from contract.verdict import Basis
 from evalsuite.cache import CACHE_FOLDER, Cache
 from evalsuite.environment import environment
-from evalsuite.folder import refuse_foreign_folder, refuse_inside, write_evaluation, writing
-from evalsuite.gate import judge, required
-from evalsuite.kept import Kept, counted, standing_lines
+from evalsuite.folder import refuse_foreign_folder, refuse_inside, writing
+from evalsuite.gate import required
+from evalsuite.kept import Kept, settle
 from evalsuite.loadable import set_apart, unloadable
 from evalsuite.plan import Node, plan
 from evalsuite.results import DataInfo, NearDuplicate, Results, Speed
@@ -143,10 +143,7 @@ def evaluate(
             missing,
             params.beyond_greedy(),
         )
-        evaluation = kept.weighed(replace(evaluation, verdicts=tuple(judge(results, gate)), finished=True))
-        standings = kept.standings(evaluation)
-        against, counts = standing_lines(evaluation, standings), counted(evaluation, standings)
-        kept.finish(write_evaluation(out, results, evaluation, found, against, counts))
+        settle(kept, out, results, gate, evaluation, found)
         cache.forget(ANSWERS)
         cache.tidy()
     return results

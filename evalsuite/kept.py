@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
@@ -24,8 +25,12 @@ from contract.history import (
     standing,
 )
 from contract.verdict import VERDICT_FILE, Above, Outcome, Verdict, proven, worst
-from evalsuite.gate import weakened
-from evalsuite.results import Results, Row, Unloadable
+from evalsuite.folder import write_evaluation
+from evalsuite.gate import judge, weakened
+from evalsuite.results import Prediction, Results, Row, Unloadable
+
+if TYPE_CHECKING:
+    from contract.limits import GatePart
 
 _OUTCOMES: dict[str, Outcome] = {"pass": "pass", "fail": "fail"}  # anything else is inconclusive
 
@@ -147,6 +152,27 @@ class Kept:
             assert counts is not None
             found[verdict.label] = counts
         return found
+
+
+def settle(
+    kept: Kept,
+    out: Path,
+    results: Results,
+    gate: GatePart,
+    evaluation: Evaluation,
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> Evaluation:
+    """Judge the figures of an evaluation that was begun, weigh it with all earlier ones, and write it all down.
+
+    Returns:
+        The evaluation, finished, as it lies in `out` and beside the artifacts.
+    """
+    judged = kept.weighed(replace(evaluation, verdicts=tuple(judge(results, gate)), finished=True))
+    standings = kept.standings(judged)
+    against, counts = standing_lines(judged, standings), counted(judged, standings)
+    finished = write_evaluation(out, results, judged, predictions, against, counts)
+    kept.finish(finished)
+    return finished
 
 
 def _known(path: Path) -> History:

@@ -10,9 +10,9 @@ from contract.artifact import sha256_of
 from contract.errors import AssayError
 from contract.history import last_judged
 from contract.verdict import Verdict
-from evalsuite.folder import refuse_changed, write_evaluation, writing
-from evalsuite.gate import judge, required
-from evalsuite.kept import Kept, counted, standing_lines
+from evalsuite.folder import refuse_changed, writing
+from evalsuite.gate import required
+from evalsuite.kept import Kept, settle
 from evalsuite.results import METRICS_FILE, PREDICTIONS_FOLDER, Prediction, Results, read_predictions, read_results
 
 if TYPE_CHECKING:
@@ -37,12 +37,7 @@ def rejudge(folder: Path, gate: GatePart) -> list[Verdict]:
     predictions = _predictions(folder / PREDICTIONS_FOLDER, results)
     with writing(folder):
         kept.begin(again)
-        judged = kept.weighed(replace(again, verdicts=tuple(judge(results, gate)), finished=True))
-        standings = kept.standings(judged)
-        against, counts = standing_lines(judged, standings), counted(judged, standings)
-        finished = write_evaluation(folder, results, judged, predictions, against, counts)
-        kept.finish(finished)
-    return list(finished.verdicts)
+        return list(settle(kept, folder, results, gate, again, predictions).verdicts)
 
 
 def _predictions(folder: Path, results: Results) -> dict[str, list[Prediction]]:

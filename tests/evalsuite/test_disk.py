@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import evalsuite.evaluate
+import evalsuite.kept
 import evalsuite.walk
 from contract.artifact import Artifact, new_artifact, open_artifact
 from contract.errors import AssayError
@@ -92,13 +93,13 @@ def at_the_second_model(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], o
 
 
 def before_judging(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-    judge = evalsuite.evaluate.judge
+    judge = evalsuite.kept.judge
 
     def judging(*given: object) -> object:
         happens()
         return judge(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evalsuite.evaluate, "judge", judging)
+    monkeypatch.setattr(evalsuite.kept, "judge", judging)
 
 
 @pytest.mark.parametrize(("when", "left"), [(at_the_second_model, ["seed-2"]), (before_judging, [])])

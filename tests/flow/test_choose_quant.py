@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import evalsuite.evaluate
+import evalsuite.kept
 import evalsuite.scorer
 import export.imatrix
 import export.planned_sizes
@@ -45,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> dict[str,
     made = export_gguf(model, tmp / "gguf", quants=QUANTS, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evalsuite.scorer, "bertscore_available", lambda: False)
-        patch.setattr(evalsuite.evaluate, "write_evaluation", lambda out, results, evaluation, *_: evaluation)
+        patch.setattr(evalsuite.kept, "write_evaluation", lambda out, results, evaluation, *_: evaluation)
         results = evalsuite.evaluate.evaluate(made, examples(20), tmp / "eval", threads=1, speed=False)
     return {quant: results.row(quant) for quant in sorted(QUANTS, key=lambda quant: results.row(quant).size_bytes)}
 
