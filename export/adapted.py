@@ -55,6 +55,8 @@ class AdaptedWeights:
         import torch
 
         ends = self.skeleton.embedding, self.skeleton.head
+        if self.skeleton.tied_unscaled:  # stored twice, both versions of transformers read it alike
+            return False
         if not self.skeleton.tied or not any(self.is_changed(name) for name in ends):
             return self.skeleton.tied
         if self.shape(ends[0]) != self.shape(ends[1]):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
+from contract.loaded_model import settle_head
+from contract.model_config import ropes
 from contract.model_folder import plain_causal, read_json
 from export.onnx_dimensions import settle_dimensions
 from export.onnx_graph import CAUSAL, OPSET, SEQ2SEQ, OnnxGraph, read_graph
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-_MADE_WHILE_RUNNING = ("longrope", "dynamic", "yarn")  # RoPE whose angles depend on the length: a trace keeps one
+_MADE_WHILE_RUNNING = ("longrope", "dynamic")  # RoPE whose angles depend on the length: a trace keeps one
 
 
 def submodels_of(folder: Path) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ def load_model(folder: Path) -> Any:
     seq2seq = submodels_of(folder) == SEQ2SEQ
     try:
         with _quiet():
-            return (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
+            model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
                 folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
@@ -93,15 +95,16 @@ def load_model(folder: Path) -> Any:
             where=str(folder),
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
         ) from None
+    settle_head(model, folder)
+    return model
 
 
 def _refuse_untraceable(config: Any, folder: Path) -> None:
     problems = []
     if not config.is_encoder_decoder and not plain_causal(config):
         problems.append("attention over a window: the traced graph would look at everything")
-    rope = getattr(config, "rope_scaling", None) or {}
-    kind = rope.get("rope_type", rope.get("type"))
-    if kind in _MADE_WHILE_RUNNING:
+    kinds = {rope.kind for rope in ropes(config.to_dict(), str(folder / "config.json")).values()}
+    for kind in sorted(kinds & set(_MADE_WHILE_RUNNING)):
         problems.append(f"{kind} RoPE: its angles depend on the text's length, and a traced graph has one set of them")
     if problems:
         raise AssayError(
