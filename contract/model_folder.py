@@ -60,7 +60,7 @@ def resolve_model(reference: str | Path, revision: str | None = None, *, beside:
     Args:
         reference: the folder, or the id.
         revision: of the hub's.
-        beside: the adapter's folder that names it: "../base" is also looked for from there, if it is not seen from here.
+        beside: the adapter's folder that names it; "../base", if it is not seen from here, is looked for from there.
 
     Raises:
         AssayError: there is no such folder and the hub cannot be reached or does not know it.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, listed
 from contract.model_folder import VOCABULARIES
+from contract.tokenizer_file import as_in_its_file
 
 _UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
 
@@ -25,7 +27,10 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
 
     where = where or str(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return as_in_its_file(tokenizer, folder)
+    except AssayError:
+        raise
     except Exception as error:  # what `tokenizers` raises has no narrower type
         if not any((folder / name).is_file() for name in VOCABULARIES):
             raise AssayError("there is no tokenizer", where=where, expected=f"one of {listed(VOCABULARIES)}") from None
@@ -33,5 +38,5 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
             "the tokenizer cannot be loaded",
             where=where,
             got=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            hint=_UNREAD if type(error) is Exception else None,
+            hint=_UNREAD if type(error) in (Exception, json.JSONDecodeError) else None,
         ) from None

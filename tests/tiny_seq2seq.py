@@ -50,10 +50,10 @@ def make_t5_tokenizer(folder: Path, vocab_size: int = 384) -> int:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spiece.model").write_bytes(_sentencepiece(vocab_size - 8))
-    tokenizer = T5TokenizerFast(vocab_file=str(folder / "spiece.model"), extra_ids=8, add_prefix_space=True)
+    tokenizer = T5TokenizerFast.from_pretrained(folder, extra_ids=8)
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    del config["add_prefix_space"]  # else it is converted anew whenever it is loaded
+    config.pop("add_prefix_space", None)  # else it is converted anew whenever it is loaded
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return len(tokenizer)
 
@@ -76,7 +76,7 @@ def make_bart_tokenizer(folder: Path, vocab_size: int = 384) -> int:
     vocab, merges = _merges(vocab_size)
     (folder / "vocab.json").write_text(json.dumps({**vocab, "<mask>": len(vocab)}))
     (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in merges))
-    tokenizer = BartTokenizerFast(vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"))
+    tokenizer = BartTokenizerFast.from_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
 

@@ -20,6 +20,7 @@ from contract.prompt import (
     prompt_ids,
     shorten,
 )
+from contract.tokenizer_file import as_in_its_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +131,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return as_in_its_file(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssayError("the tokenizer cannot be loaded", where=str(folder), got=str(error).splitlines()[0]) from None
 
