@@ -141,6 +141,9 @@ def make_t5(
         **config,
     }
     model = T5ForConditionalGeneration(T5Config(**settings))
+    if v1_1:  # transformers 5 builds every T5 with its embeddings for a head
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+        model.config.tie_word_embeddings = False
     with torch.no_grad():
         model.shared.weight *= 1.0 if v1_1 else 0.2
         model.decoder.final_layer_norm.weight *= 0.4 if v1_1 else 15.0
