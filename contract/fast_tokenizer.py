@@ -1,0 +1,32 @@
+"""transformers' tokenizer of a folder, by its tokenizer.json where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_fast(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that every engine but transformers' own classes sees: the one that tokenizer.json describes.
+
+    transformers 5 builds a tokenizer of a named class (RobertaTokenizer, T5Tokenizer …) from its vocabulary alone, and
+    cuts text as the class does, whatever normalizer and pre-tokenizer the file has.
+
+    Args:
+        folder: with the tokenizer's files; without tokenizer.json they are converted.
+        options: for `from_pretrained`.
+
+    Raises:
+        Exception: whatever transformers and tokenizers raise; they have no narrower type for all of it.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    described = (folder / "tokenizer.json").is_file()
+    loader: Any = PreTrainedTokenizerFast if described else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, **options
+    )
+    return tokenizer
