@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contract.errors import AssayError, listed
+from contract.model_folder import VOCABULARIES
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,8 +23,11 @@ def load_fast(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
         options: for `from_pretrained`.
 
     Raises:
+        AssayError: there is none; transformers 5 would make one of special tokens alone.
         Exception: whatever transformers and tokenizers raise; they have no narrower type for all of it.
     """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise AssayError("there is no tokenizer", where=str(folder), expected=f"one of {listed(VOCABULARIES)}")
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     described = (folder / "tokenizer.json").is_file()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from contract.errors import AssayError, listed
+from contract.errors import AssayError
 from contract.fast_tokenizer import load_fast
-from contract.model_folder import VOCABULARIES
 
 _UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
 
@@ -25,9 +24,9 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
     where = where or str(folder)
     try:
         return load_fast(folder)
+    except AssayError as error:
+        raise AssayError(error.what, where=where, expected=error.expected) from None
     except Exception as error:  # what `tokenizers` raises has no narrower type
-        if not any((folder / name).is_file() for name in VOCABULARIES):
-            raise AssayError("there is no tokenizer", where=where, expected=f"one of {listed(VOCABULARIES)}") from None
         raise AssayError(
             "the tokenizer cannot be loaded",
             where=where,

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from safetensors.numpy import load_file, save_file
+
 from contract.model_config import as_written_by_4
 from contract.model_folder import TOKENIZER_FILES, read_json
 from export.onnx_tracer.overlay import overlay_environment
@@ -26,7 +28,11 @@ main_export(
 def as_people_had_it(model: Path, out: Path) -> Path:
     """A copy of a folder for Optimum's transformers, which reads configs of its own time only."""
     shutil.copytree(model, out)
-    (out / "config.json").write_text(json.dumps(as_written_by_4(read_json(model / "config.json"))))
+    config = as_written_by_4(read_json(model / "config.json"))
+    (out / "config.json").write_text(json.dumps(config))
+    if config["model_type"] == "t5" and not config["tie_word_embeddings"]:
+        tensors = load_file(out / "model.safetensors")
+        save_file({"lm_head.weight": tensors["shared.weight"].copy(), **tensors}, out / "model.safetensors")
     return out
 
 
