@@ -120,7 +120,7 @@ def load_encoder(folder: Path, layer: int | None) -> Encoder:
             spaced = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2") else {}
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **spaced)
             if not hasattr(tokenizer, "build_inputs_with_special_tokens"):  # bert-score's way to an empty text
-                tokenizer.build_inputs_with_special_tokens = lambda ids: tokenizer.encode("") if not ids else ids
+                tokenizer.build_inputs_with_special_tokens = lambda ids: ids or tokenizer.encode("")
     except (*_LOADING_ERRORS, SafetensorError) as error:
         got = f"{type(error).__name__}: {error}".splitlines()[0]
         raise AssayError("the encoder cannot be loaded", where=str(folder), got=got) from error
