@@ -119,7 +119,7 @@ def _refuse_untraceable(folder: Path) -> None:
     problems = []
     if not config.is_encoder_decoder and not plain_causal(config):
         problems.append("attention over a window: the traced graph would look at everything")
-    kinds = {rope.kind for rope in ropes(config.to_dict(), str(folder / "config.json")).values()}
+    kinds = {str(rope.kind) for rope in ropes(config.to_dict(), str(folder / "config.json")).values()}
     for kind in sorted(kinds & set(_MADE_WHILE_RUNNING)):
         problems.append(f"{kind} RoPE: its angles depend on the text's length, and a traced graph has one set of them")
     if problems:
