@@ -143,8 +143,9 @@ class Cleaner:
             self.changes.append(f"config.json: for transformers 5 alone ({error.what})")
             return
         for key, value in both.items():
-            if key not in config or config[key] != value:
+            if config.get(key) != value:
                 self._set(config, key, value)
+            config[key] = value  # a null is no change
 
     def _moved(self, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         left, moved = clean_seq2seq.moved(config)

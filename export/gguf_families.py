@@ -36,7 +36,9 @@ def read_model(source: Source) -> GgufModel:
             got=listed(f"{key} is missing" for key in missing),
         )
     names = set(source.weights.names())
-    config = Config(_with_head(resolved_config(source.folder, source.config, source.where), source, names), source.where)
+    config = Config(
+        _with_head(resolved_config(source.folder, source.config, source.where), source, names), source.where
+    )
     embedding = next((name for name in _EMBEDDINGS if name in names), None)
     rows = source.weights.shape(embedding)[0] if embedding else config["vocab_size"]
     if rows != config["vocab_size"]:

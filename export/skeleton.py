@@ -38,7 +38,7 @@ class Skeleton:
 
     def copies_of_embedding(self, stored: Iterable[str]) -> list[str]:
         """Stored names that stand for the input embeddings; where there are several, they must hold the same."""
-        places = {self.embedding, *self.aliases}
+        places = {self.embedding, *self.aliases, *([self.head] if self.tied else [])}
         return [name for name in stored if name in places or self.prefix + name in places]
 
     def names_of(self, stored: Iterable[str], where: str) -> dict[str, str]:

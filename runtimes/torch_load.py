@@ -95,7 +95,7 @@ def _named_base(artifact: Artifact, config: dict[str, Any]) -> Path:
             where=str(artifact.folder / "adapter_config.json"),
             expected="base_model_name_or_path",
         )
-    return resolve_model(reference, config.get("revision"))
+    return resolve_model(reference, config.get("revision"), beside=artifact.folder)
 
 
 def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
