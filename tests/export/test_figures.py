@@ -27,6 +27,7 @@ OURS = (
     *(".vocab_size", ".rope.dimension_count", ".rope.freq_base", ".rope.scaling.attn_factor"),
     *(".attention.sliding_window_pattern", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.unknown_token_id"),
     *("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.padding_token_id"),
+    *("phi3.attention.key_length", "phi3.attention.value_length"),
     "assay.tokenizer.spares_leading_space",
 )
 # What the converter writes and nothing that we support reads: a separator's, and a number that Phi-3's loader ignores
@@ -41,8 +42,10 @@ def frozen(name: str) -> dict[str, Any]:
     return found
 
 
-def compare_metadata(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Every value that decides what is computed is the converter's; numbers to float32."""
+def compare_file(path: Path, expected: dict[str, Any], name: str) -> None:
+    """Every value that decides what is computed is the converter's (numbers to float32), and so is every tensor."""
+    ours, tensors = contents(path)
+    theirs = expected["metadata"]
     surplus = [key for key in ours.keys() - theirs.keys() if not key.endswith(OURS)]
     assert not surplus
     for key, value in theirs.items():
@@ -58,19 +61,17 @@ def compare_metadata(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             assert found == pytest.approx(value, rel=1e-6), key
         else:
             assert found == value, key
+    assert tensors.keys() == expected["tensors"].keys()
+    for tensor, values in tensors.items():
+        whole = values * np.float32(HIDDEN**0.5) if tensor == SCALED.get(name) else values
+        assert digest(whole) == expected["tensors"][tensor], tensor
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_files_and_both_engines_give_the_frozen_figures(tmp_path: Path, name: str) -> None:
     expected, folder = frozen(name), draw(tmp_path / "model", name)
     [made] = export_gguf(open_artifact(folder), tmp_path / "gguf", quants=["f32"], threads=1)
-    metadata, tensors = contents(made.gguf_path)
-    compare_metadata(metadata, expected["metadata"])
-    assert tensors.keys() == expected["tensors"].keys()
-    scaled = SCALED.get(name)
-    for tensor, values in tensors.items():
-        whole = values * np.float32(HIDDEN**0.5) if tensor == scaled else values
-        assert digest(whole) == expected["tensors"][tensor], tensor
+    compare_file(made.gguf_path, expected, name)
     check_logits(logits(made.gguf_path, name), expected, name)
     check_logits(torch_logits(folder, name), expected, name)
 
@@ -108,7 +109,7 @@ def test_a_config_read_wrongly_is_seen(tmp_path: Path, name: str, change: dict[s
     edit_json(folder / "config.json", **change)
     [made] = export_gguf(open_artifact(folder), tmp_path / "gguf", quants=["f32"], check="logits", threads=1)
     with pytest.raises(AssertionError):
-        compare_metadata(contents(made.gguf_path)[0], expected["metadata"])
+        compare_file(made.gguf_path, expected, name)
     for found in (logits(made.gguf_path, name), torch_logits(folder, name)):
         with pytest.raises(AssertionError):
             check_logits(found, expected, name)
