@@ -1,8 +1,7 @@
-"""Our GGUF behind llama.cpp's own server, built beside its source, is what was proven: LLAMA_CPP=FOLDER/src pytest …"""
+"""Our GGUF behind llama.cpp's own server, is what was proven: ASSAY_LLAMA_CPP=FOLDER pytest …"""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 import urllib.error
@@ -20,12 +19,13 @@ from contract.history import read_verdicts
 from evalsuite.evaluate import evaluate
 from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.served.endpoint import connect
+from tests.kit.llama_cpp_peer import BIN
 from export.to_gguf import export_gguf
 
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVER = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin" / "llama-server"
+SERVER = BIN / "llama-server"
 DOCUMENTS = 16
 
 
@@ -52,7 +52,7 @@ def llama_server(gguf: Path) -> Iterator[str]:
         child.wait()
 
 
-@pytest.mark.skipif(not SERVER.is_file(), reason="LLAMA_CPP is not beside a bin with llama-server")
+@pytest.mark.skipif(not SERVER.is_file(), reason="ASSAY_LLAMA_CPP names no folder with llama-server")
 def test_llama_server_serves_what_was_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsuite.scorer.bertscore_available", lambda: False)
     [made] = export_gguf(open_artifact(ROOT / "assets" / "tiny-base"), tmp_path / "gguf", quants=["f16"], threads=1)

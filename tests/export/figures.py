@@ -24,9 +24,9 @@ _UNFROZEN = ("GGUF.", "general.", "tokenizer.ggml.precompiled_charsmap")  # of t
 
 def contents(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metadata by key, without what is said of the file itself, and tensors by name."""
-    from gguf import GGUFReader
+    from export.gguf_read import read_gguf
 
-    reader = GGUFReader(path)
+    reader = read_gguf(path)
     metadata = {key: field.contents() for key, field in reader.fields.items() if not key.startswith(_UNFROZEN)}
     return metadata, {tensor.name: tensor.data for tensor in reader.tensors}
 

@@ -1,10 +1,8 @@
-"""Tensors are byte for byte those of llama.cpp's own converter. Needs its source: LLAMA_CPP=FOLDER pytest …"""
+"""Files are those of llama.cpp's own converter, tensor for tensor, and so are the frozen figures. Needs ASSAY_LLAMA_CPP."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +11,16 @@ import pytest
 from contract.artifact import open_artifact
 from export.gguf_rope import ROPE_FREQS
 from export.to_gguf import export_gguf
+from tests.export.drawn_models import DRAWN, draw
 from tests.export.families import FAMILIES, make_model
+from tests.export.figures import FOLDER, figures
 from tests.export.makers import edit_json, train_sentencepiece
 from tests.export.test_gguf import LLAMA3_ROPE
+from tests.kit.llama_cpp_peer import convert, needs_source
 from tests.tiny import make_llama
 from tests.tiny_seq2seq import make_t5
 
 pytestmark = pytest.mark.engine
-
-SOURCE = os.environ.get("LLAMA_CPP")
-# The converter knows a byte-level tokenizer by a hash of its output, and a tiny one is none of those: it is told.
-NAMED = """
-import runpy, sys
-from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1]).parent))
-from conversion.base import TextModel
-TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def make(folder: Path, name: str) -> Path:
@@ -50,23 +39,15 @@ def make(folder: Path, name: str) -> Path:
     return make_model(folder, name, tokenizer=train_sentencepiece, dtype="bfloat16")
 
 
-@pytest.mark.skipif(SOURCE is None, reason="LLAMA_CPP does not name a folder with llama.cpp's convert_hf_to_gguf.py")
+@needs_source
 @pytest.mark.parametrize("outtype", ["f16", "bf16", "q8_0"])
 @pytest.mark.parametrize("name", ["llama", *FAMILIES, "t5", "t5-1.0"])
 def test_tensors_are_those_of_the_converter(tmp_path: Path, name: str, outtype: str) -> None:
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    assert SOURCE is not None
     model, theirs = make(tmp_path / "model", name), tmp_path / "theirs.gguf"
-    named = ["-c", NAMED] if name == "gpt2" else []
-    converter = str(Path(SOURCE) / "convert_hf_to_gguf.py")
-    done = subprocess.run(
-        [sys.executable, *named, converter, str(model), "--outfile", str(theirs), "--outtype", outtype],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    convert(model, theirs, outtype)
     [made] = export_gguf(open_artifact(model), tmp_path / "ours", quants=[outtype], threads=1)
     ours, expected = ({tensor.name: tensor for tensor in GGUFReader(path).tensors} for path in (made.gguf_path, theirs))
     assert ours.keys() == expected.keys()
@@ -82,3 +63,12 @@ def test_tensors_are_those_of_the_converter(tmp_path: Path, name: str, outtype: 
             assert np.array_equal(ours[tensor].data, other.data / 8), tensor
         else:
             assert ours[tensor].data.tobytes() == other.data.tobytes(), tensor
+
+
+@needs_source
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_frozen_figures_are_what_the_converter_makes(tmp_path: Path, name: str) -> None:
+    convert(draw(tmp_path / "model", name), tmp_path / "theirs.gguf")
+    made, frozen = figures(tmp_path / "theirs.gguf", name), json.loads((FOLDER / f"{name}.json").read_text())
+    assert np.allclose(made.pop("logits"), frozen.pop("logits"), atol=1e-3)
+    assert made == frozen

@@ -1,8 +1,7 @@
-"""Values and files are those of llama.cpp's own tools, built beside its source: LLAMA_CPP=FOLDER/src pytest …"""
+"""Values and files are those of llama.cpp's own tools, where ASSAY_LLAMA_CPP names their folder."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from export.llama_vocab import LlamaVocab
 from tests.export.families import make_model
 from tests.export.test_imatrix import matrix, opened
 from tests.export.test_imatrix_quantize import tensors
+from tests.kit.llama_cpp_peer import BIN
 from tests.tiny import TEXT, make_llama
 
 pytestmark = pytest.mark.engine
 
-BIN = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin"
 CHUNK = 64
 
 
@@ -28,7 +27,7 @@ def tool(name: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.skipif(not (BIN / "llama-imatrix").is_file(), reason="LLAMA_CPP is not beside a bin with llama-imatrix")
+@pytest.mark.skipif(not (BIN / "llama-imatrix").is_file(), reason="ASSAY_LLAMA_CPP names no folder with llama-imatrix")
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_values_and_quantized_bytes_are_the_tools(tmp_path: Path, name: str) -> None:
     folder = make_llama(tmp_path / "model", tie=False) if name == "llama" else make_model(tmp_path / "model", name)

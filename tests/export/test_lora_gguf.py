@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,11 +29,11 @@ from runtimes.llama_engine import Engine, load_model
 from tests.export.families import make_model
 from tests.export.makers import edit_json, edit_tensors
 from tests.export.peft_makers import make_peft
+from tests.kit.llama_cpp_peer import SOURCE, needs_source
 from tests.tiny import make_llama
 
 pytestmark = pytest.mark.engine
 
-SOURCE = os.environ.get("LLAMA_CPP")
 IDS = [0, 5, 20, 30, 40, 50, 7, 8, 9, 100, 200, 300, 17, 260, 261, 33]
 LAYER = r".*layers\.0\.self_attn\.q_proj"
 
@@ -160,7 +159,7 @@ def test_the_merged_model_is_torchs(tmp_path: Path, bases: dict[str, Path]) -> N
     assert np.abs(found[:-1] - expected).max() < 1e-3
 
 
-@pytest.mark.skipif(SOURCE is None, reason="LLAMA_CPP does not name a folder with llama.cpp's convert_lora_to_gguf.py")
+@needs_source
 @pytest.mark.parametrize("outtype", ["f32", "f16"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3"])
 def test_matrices_are_those_of_the_converter(
@@ -173,7 +172,7 @@ def test_matrices_are_those_of_the_converter(
     base = bases["untied"] if family == "llama" else make_model(tmp_path / "model", family)
     adapter = make(tmp_path / "adapter", base, lora())
     theirs = tmp_path / "theirs.gguf"
-    script = Path(SOURCE) / "convert_lora_to_gguf.py"
+    script = SOURCE / "convert_lora_to_gguf.py"
     done = subprocess.run(
         [sys.executable, script, adapter.path, "--base", base, "--outfile", theirs, "--outtype", outtype],
         capture_output=True,

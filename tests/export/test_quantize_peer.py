@@ -1,8 +1,7 @@
-"""Every type is what the program llama-quantize, built beside its source, writes: LLAMA_CPP=FOLDER/src pytest …"""
+"""Every type is what the program llama-quantize, writes: ASSAY_LLAMA_CPP=FOLDER pytest …"""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,14 +9,15 @@ import pytest
 
 from export.quantize import NEED_MATRIX
 from tests.export.test_gguf_write import QUANTIZED, contents, opened, write
+from tests.kit.llama_cpp_peer import BIN
 from tests.tiny import make_llama
 
 pytestmark = pytest.mark.engine
 
-TOOL = Path(os.environ.get("LLAMA_CPP", "no-folder")).parent / "bin" / "llama-quantize"
+TOOL = BIN / "llama-quantize"
 
 
-@pytest.mark.skipif(not TOOL.is_file(), reason="LLAMA_CPP is not beside a bin with llama-quantize")
+@pytest.mark.skipif(not TOOL.is_file(), reason="ASSAY_LLAMA_CPP names no folder with llama-quantize")
 def test_every_type_is_the_programs(tmp_path: Path) -> None:
     source, plan = opened(make_llama(tmp_path / "model", layers=8, tie=False), tmp_path / "scratch")
     quants = [quant for quant in QUANTIZED if quant not in NEED_MATRIX]
