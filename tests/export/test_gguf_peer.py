@@ -36,7 +36,10 @@ def make(folder: Path, name: str) -> Path:
             return made
         case "t5" | "t5-1.0":
             return make_t5(folder, v1_1=name == "t5", dtype="bfloat16")
-    return make_model(folder, name, tokenizer=train_sentencepiece, dtype="bfloat16")
+    if name.startswith("qwen2"):
+        return make_model(folder, name, dtype="bfloat16", vocab_size=520)
+    # rows enough for the token that transformers 5 adds to what it takes for a Gemma tokenizer
+    return make_model(folder, name, tokenizer=train_sentencepiece, dtype="bfloat16", vocab_size=448)
 
 
 @needs_source
