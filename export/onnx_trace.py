@@ -59,7 +59,7 @@ def _export(folder: Path, out: Path) -> None:
     environment = overlay_environment()
     written = out / "source"
     written.mkdir()
-    config = as_written_by_4(read_json(folder / "config.json"))
+    config = _without_windows(as_written_by_4(read_json(folder / "config.json")))
     (written / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for path in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
         (written / path.name).symlink_to(path.resolve())
@@ -79,6 +79,17 @@ def _export(folder: Path, out: Path) -> None:
             got=told["error"],
             hint="GGUF may take it: assay export gguf MODEL --out DIR",
         )
+
+
+def _without_windows(config: dict[str, Any]) -> dict[str, Any]:
+    """A causal config without a window that is as long as its context, so that the trace has none either."""
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    if config.get("is_encoder_decoder") or not window or not context or window < context:
+        return config
+    found = {**config, "sliding_window": None}
+    if config.get("layer_types"):
+        found["layer_types"] = ["full_attention"] * len(config["layer_types"])
+    return {**found, "use_sliding_window": False} if "use_sliding_window" in config else found
 
 
 def load_model(folder: Path) -> Any:

@@ -264,6 +264,24 @@ def test_a_window_the_flag_switches_off_is_no_window(tmp_path: Path) -> None:
         runtime.close()
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("phi3", {"sliding_window": 262144}),
+        ("mistral-window", {"sliding_window": 512}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 512, "max_window_layers": 1, "vocab_size": 520}),
+    ],
+)
+def test_a_window_as_long_as_the_context_is_no_window(
+    tmp_path: Path, family: str, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(tmp_path / "model", family, **settings)
+    [made] = export(folder, tmp_path / "gguf", "f32")
+    assert "sliding window" not in capsys.readouterr().err
+    ids = [int(one) for one in np.random.default_rng(0).integers(5, 300, 511)]
+    assert np.abs(logits(made, ids) - logits(open_artifact(folder), ids)).max() < 1e-3
+
+
 def test_windows_of_the_last_layers_shorten_the_context(tmp_path: Path) -> None:
     settings = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
     folder = make_model(tmp_path / "model", "qwen2", **settings)

@@ -24,6 +24,7 @@ from export.onnx_source import SourceTensors
 from export.to_gguf import export_gguf
 from export.to_onnx import PRECISIONS, export_onnx
 from export.weights import FolderWeights
+from runtimes import load_runtime
 from tests.export.families import make_model
 from tests.export.makers import edit_json, edit_tensors
 from tests.tiny import make_adapter, make_llama
@@ -206,6 +207,36 @@ def test_float16_takes_squares_that_it_could_not_hold(tmp_path: Path) -> None:
     edit_tensors(folder / "model.safetensors", lambda t: t["model.embed_tokens.weight"].mul_(1e4))
     [artifact] = export_onnx(open_artifact(folder), tmp_path / "out", precisions=["fp16"], check="logits", threads=1)
     assert artifact.manifest.measurements["logits"]["cached"]["mean_kl_nats"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("mistral-window", {"sliding_window": 512}),
+        (
+            "mistral",
+            {
+                "rope_parameters": {"rope_type": "yarn", "factor": 8.0, "rope_theta": 10000.0}
+                | {"original_max_position_embeddings": 64, "attention_factor": 1.3}
+            },
+        ),
+    ],
+    ids=["window as long as the context", "yarn"],
+)
+def test_what_was_refused_without_need(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Also beyond YaRN's original context: a text as long as the whole one."""
+    model = make_model(tmp_path / "model", family, num_hidden_layers=1, **settings)
+    [made] = export_onnx(open_artifact(model), tmp_path / "onnx", precisions=["fp32"], check="logits")
+    assert made.manifest.measurements["logits"]["full"]["max_abs"] < 1e-3
+    ids = [int(one) for one in np.random.default_rng(0).integers(5, 300, 500)]
+    rows = []
+    for artifact in (made, open_artifact(model)):
+        runtime = load_runtime(artifact, threads=1)
+        try:
+            rows.append(next(iter(runtime.score([(ids[:1], ids[1:])]))))
+        finally:
+            runtime.close()
+    assert np.abs(rows[0] - rows[1]).max() < 1e-3
 
 
 @pytest.mark.parametrize(

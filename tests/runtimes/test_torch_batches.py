@@ -100,6 +100,49 @@ def test_a_target_would_be_disturbed_by_its_neighbour_without_the_mask(
     assert np.abs(right - wrong).max() > 1e-2
 
 
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({"sliding_window": 64}, True),  # Ministral's
+        ({"sliding_window": 262144}, True),  # Phi-4-mini's
+        ({"sliding_window": 63}, False),
+        ({"sliding_window": None}, True),
+        ({"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}, True),
+        ({"sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]}, False),
+        ({"sliding_window": None, "layer_types": ["sliding_attention", "full_attention"]}, False),
+        ({"attention_chunk_size": 64, "layer_types": ["chunked_attention", "full_attention"]}, True),
+        ({"attention_chunk_size": 64, "sliding_window": 32}, False),
+        ({"layer_types": ["linear_attention", "full_attention"]}, False),
+    ],
+)
+def test_a_window_as_long_as_the_context_is_none(settings: dict[str, Any], plain: bool) -> None:
+    from types import SimpleNamespace
+
+    assert plain_causal(SimpleNamespace(max_position_embeddings=64, **settings)) is plain
+
+
+def test_texts_as_long_as_such_a_window(tmp_path: Path) -> None:
+    """Scored, scored behind a shared prompt, and written to the last token: as the same model without a window."""
+    from contract.runtime import GenerateParams
+    from tests.export.families import make_model
+
+    sizes = {"max_position_embeddings": 64, "vocab_size": 512}
+    folders = [
+        make_model(tmp_path / str(window), "mistral-window", sliding_window=window, **sizes) for window in (64, None)
+    ]
+    ids = [int(one) for one in np.random.default_rng(0).integers(5, 300, 64)]
+    found = []
+    for folder in folders:
+        runtime = load_runtime(open_artifact(folder), threads=1, parallel=4)
+        scored = list(runtime.score([(ids[:1], ids[1:]), (ids[:40], ids[40:]), (ids[:40], ids[1:20])]))
+        written = runtime.generate([ids[:30], ids[:50]], GenerateParams(max_new_tokens=34))
+        found.append((scored, [completion.ids for completion in written]))
+        runtime.close()
+    assert found[0][1] == found[1][1]
+    for windowed, plain in zip(found[0][0], found[1][0], strict=True):
+        np.testing.assert_allclose(windowed, plain, atol=1e-4)
+
+
 def test_models_with_a_window_make_their_own_masks(tmp_path: Path, plain: Any) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 

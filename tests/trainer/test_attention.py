@@ -68,6 +68,7 @@ def test_padding_on_the_right_changes_nothing() -> None:
         (LlamaConfig(), "cpu", torch.float32, 512, False),
         (LlamaConfig(), "cpu", torch.bfloat16, MOST_TOKENS + 1, False),
         (MistralConfig(sliding_window=64), "cpu", torch.bfloat16, 512, False),
+        (MistralConfig(sliding_window=512, max_position_embeddings=512), "cpu", torch.bfloat16, 512, True),
     ],
 )
 def test_it_is_taken_only_where_it_is_right(
