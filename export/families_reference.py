@@ -18,9 +18,11 @@ no more: in the tests their logits agree to 1e-3 with torch that looks GELU up a
 all layers, with plain torch where GELU's inputs lie beyond the table (±10). Random Gemma and GPT-2 models, as
 transformers initialises them, agree to 1e-3 as they are.
 
-T5 is run by encoding a prompt once and decoding from what was encoded, as Assay's own runtime does; hosts that skip the
-encoder write garbage from the very same file. BART and other encoder-decoder models have no form in llama.cpp:
-`assay export onnx` ([onnx.md](onnx.md)) takes them all.
+T5, mT5 and UMT5 are run by encoding a prompt once and decoding from what was encoded, as Assay's own runtime does;
+hosts that skip the encoder write garbage from the very same file. BART and other encoder-decoder models have no form in
+llama.cpp: `assay export onnx` ([onnx.md](onnx.md)) takes them all.
+
+A sliding window as long as the context (Phi-4-mini's, Ministral's) leaves nothing out, and counts as none.
 
 This page is made from the program (`python -m export.families_reference > docs/families.md`); a test holds it true.
 """

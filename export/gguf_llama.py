@@ -104,7 +104,7 @@ FAMILIES = (
         "llama",
         _KEYS,
         _mistral,
-        "as Llama; a sliding window becomes the context, within which it makes no difference",
+        "as Llama; a sliding window shorter than the context becomes the context, within which it makes no difference",
         "as Llama",
     ),
     Family(

@@ -73,7 +73,8 @@ FAMILIES = (
             "max_position_embeddings",
         ),
         _phi3,
-        "fused QKV, fused gate and up, partial RoPE, LongRoPE; a sliding window becomes the context",
+        "fused QKV, fused gate and up, partial RoPE, LongRoPE; a sliding window shorter than the context "
+        "becomes the context",
         "models with experts or a vision tower; RoPE scaling other than longrope",
     ),
 )

@@ -19,8 +19,8 @@ from contract.history import read_verdicts
 from evalsuite.evaluate import evaluate
 from evalsuite.hard_texts import HARD_TEXTS
 from evalsuite.served.endpoint import connect
-from tests.kit.llama_cpp_peer import BIN
 from export.to_gguf import export_gguf
+from tests.kit.llama_cpp_peer import BIN
 
 pytestmark = pytest.mark.engine
 

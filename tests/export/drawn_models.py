@@ -159,7 +159,9 @@ _GEMMA3 = {
 }
 DRAWN: dict[str, Drawn] = {
     # in the words of transformers 5, and of 4
-    "llama": _causal("LlamaForCausalLM", "llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "llama": _causal(
+        "LlamaForCausalLM", "llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
+    ),
     "llama-old-words": _causal("LlamaForCausalLM", "llama", {"rope_theta": 500000.0, "rope_scaling": None}),
     "llama3": _causal("LlamaForCausalLM", "llama", {"rope_parameters": {**_LLAMA3, "rope_theta": 20000.0}}),
     "mistral-yarn": _causal(

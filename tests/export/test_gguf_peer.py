@@ -1,4 +1,4 @@
-"""Files are those of llama.cpp's own converter, tensor for tensor, and so are the frozen figures. Needs ASSAY_LLAMA_CPP."""
+"""Tensors, and the frozen figures, are those of llama.cpp's own converter, which ASSAY_LLAMA_CPP must name."""
 
 from __future__ import annotations
 
