@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import logging
+import os
+import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,16 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
+from contract.model_config import as_written_by_4
 from contract.model_folder import plain_causal, read_json
+from contract.own_process import own_module
 from export.onnx_dimensions import settle_dimensions
 from export.onnx_graph import CAUSAL, OPSET, SEQ2SEQ, OnnxGraph, read_graph
 from export.onnx_source import SourceTensors
+from export.onnx_tracer.overlay import overlay_environment
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-_MADE_WHILE_RUNNING = ("longrope", "dynamic", "yarn")  # RoPE whose angles depend on the length: a trace keeps one
+_MADE_WHILE_RUNNING = ("longrope", "dynamic")  # RoPE whose angles depend on the length: a trace keeps one
 
 
 def submodels_of(folder: Path) -> tuple[str, ...]:
@@ -46,30 +53,31 @@ def trace(folder: Path, scratch: Path, source: SourceTensors) -> list[OnnxGraph]
 
 
 def _export(folder: Path, out: Path) -> None:
+    """Have the folder traced by Optimum in a process of its own, from a config in words that its transformers reads."""
+    _refuse_untraceable(folder)
+    environment = overlay_environment()
+    written = out / "source"
+    written.mkdir()
+    config = as_written_by_4(read_json(folder / "config.json"))
+    (written / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for path in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+        (written / path.name).symlink_to(path.resolve())
+    command = own_module("export.onnx_tracer.child", str(written), str(out), str(OPSET))
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    shutil.rmtree(written)
     try:
-        from optimum.exporters.onnx.convert import onnx_export_from_model
-    except ImportError as error:
-        raise AssayError(
-            f"exporting to ONNX needs a package that is not installed: {error.name}",
-            hint="in Assay's checkout: pip install -e '.[export,cpu]'",
-        ) from None
-    model = load_model(folder)
-    _refuse_untraceable(model.config, folder)
-    task = "text2text-generation-with-past" if model.config.is_encoder_decoder else "text-generation-with-past"
-    try:
-        with _quiet():
-            onnx_export_from_model(
-                model, out, task=task, opset=OPSET, no_post_process=True, do_validation=False, preprocessors=[]
-            )
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the disk's fault, which the draft tells
+        told = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        told = {"error": f"the process that traces ended with {done.returncode}"}
+    if told.get("errno") in (errno.ENOSPC, errno.EDQUOT):
+        raise OSError(told["errno"], os.strerror(told["errno"]))  # the disk's fault, which the draft tells
+    if "error" in told:
         raise AssayError(
             "Optimum does not export this model",
             where=str(folder),
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            got=told["error"],
             hint="GGUF may take it: assay export gguf MODEL --out DIR",
-        ) from None
+        )
 
 
 def load_model(folder: Path) -> Any:
@@ -82,11 +90,16 @@ def load_model(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     seq2seq = submodels_of(folder) == SEQ2SEQ
+    with _made_of(folder), _quiet():
+        return (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+        )
+
+
+@contextlib.contextmanager
+def _made_of(folder: Path) -> Iterator[None]:
     try:
-        with _quiet():
-            return (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-            )
+        yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise AssayError(
             "the folder does not make a model",
@@ -95,12 +108,16 @@ def load_model(folder: Path) -> Any:
         ) from None
 
 
-def _refuse_untraceable(config: Any, folder: Path) -> None:
+def _refuse_untraceable(folder: Path) -> None:
+    from transformers import AutoConfig
+
+    with _made_of(folder), _quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     problems = []
     if not config.is_encoder_decoder and not plain_causal(config):
         problems.append("attention over a window: the traced graph would look at everything")
-    rope = getattr(config, "rope_scaling", None) or {}
-    kind = rope.get("rope_type", rope.get("type"))
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type")
     if kind in _MADE_WHILE_RUNNING:
         problems.append(f"{kind} RoPE: its angles depend on the text's length, and a traced graph has one set of them")
     if problems:
@@ -116,7 +133,7 @@ def _refuse_untraceable(config: Any, folder: Path) -> None:
 def _quiet() -> Iterator[None]:
     """Keep tracers' warnings and progress from the user; what they print goes to stderr only if it fails."""
     said = io.StringIO()
-    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
+    loggers = [logging.getLogger(name) for name in ("transformers", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from contract.errors import AssayError, listed
+from contract.fast_tokenizer import load_fast
 from export.skeleton import Skeleton, skeleton_of
 from export.weights import FolderWeights
 
@@ -23,11 +24,11 @@ def prove_reload(folder: Path, dtype: str) -> None:
     Raises:
         AssayError: a file that does not open, or tensors missing, unexpected, of another shape or dtype.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     try:
         skeleton = skeleton_of(folder)
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        load_fast(folder)
         GenerationConfig.from_pretrained(folder).validate(strict=True)
         weights = FolderWeights.open(folder)
     except (OSError, ValueError, RuntimeError, KeyError) as error:

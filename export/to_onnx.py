@@ -60,6 +60,7 @@ def export_onnx(
     from export.onnx_reference import rows_of
     from export.onnx_source import SourceTensors
     from export.onnx_trace import trace
+    from export.onnx_tracer.overlay import overlay_versions
     from export.source import open_model
     from export.weights import FolderWeights
 
@@ -69,7 +70,8 @@ def export_onnx(
         raise AssayError("not a name for an artifact", got=name, expected="letters, digits, dot, dash and underscore")
     opened = open_model(model)
     out.mkdir(parents=True, exist_ok=True)
-    tools = tool_versions("onnx", "onnxruntime", "onnxruntime-gpu", "optimum", "optimum-onnx", "torch", "transformers")
+    tools = tool_versions("onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers")
+    tools |= {f"tracer {package}": version for package, version in overlay_versions().items()}
     with ExitStack() as stack:
         drafts: dict[Precision, Draft] = {
             precision: stack.enter_context(

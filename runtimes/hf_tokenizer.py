@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from contract.errors import AssayError, listed
-from contract.model_folder import VOCABULARIES
+from contract.errors import AssayError
+from contract.fast_tokenizer import load_fast
 
 _UNREAD = "is tokenizer.json whole, and the installed version of `tokenizers` new enough for it?"
 
@@ -21,14 +21,12 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
     Raises:
         AssayError: there is none, it cannot be read, or it needs code of its own.
     """
-    from transformers import AutoTokenizer
-
     where = where or str(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return load_fast(folder)
+    except AssayError as error:
+        raise AssayError(error.what, where=where, expected=error.expected) from None
     except Exception as error:  # what `tokenizers` raises has no narrower type
-        if not any((folder / name).is_file() for name in VOCABULARIES):
-            raise AssayError("there is no tokenizer", where=where, expected=f"one of {listed(VOCABULARIES)}") from None
         raise AssayError(
             "the tokenizer cannot be loaded",
             where=where,

@@ -115,7 +115,8 @@ def beam_search(
         eos_token_id=sorted(stop_ids),
         pad_token_id=min(stop_ids),
     )
-    found = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, use_model_defaults=False)
+    model.generation_config = settings  # else what the folder's own has would fill what is not set here
+    found = model.generate(input_ids=ids, attention_mask=mask)
     return [_until_stop(row[1:], stop_ids) for row in found.tolist()]
 
 

@@ -46,15 +46,12 @@ def _sentencepiece(vocab_size: int) -> bytes:
 
 def make_t5_tokenizer(folder: Path, vocab_size: int = 384) -> int:
     """A Unigram tokenizer that closes a text with </s>, as spiece.model and tokenizer.json; returns its ids' number."""
-    from transformers import T5TokenizerFast
+    from transformers import T5Tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spiece.model").write_bytes(_sentencepiece(vocab_size - 8))
-    tokenizer = T5TokenizerFast(vocab_file=str(folder / "spiece.model"), extra_ids=8, add_prefix_space=True)
+    tokenizer = T5Tokenizer.from_pretrained(folder, extra_ids=8)
     tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    del config["add_prefix_space"]  # else it is converted anew whenever it is loaded
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return len(tokenizer)
 
 
@@ -70,13 +67,13 @@ def _merges(vocab_size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def make_bart_tokenizer(folder: Path, vocab_size: int = 384) -> int:
     """A byte-level BPE that puts a text between <s> and </s>; returns the number of its ids."""
-    from transformers import BartTokenizerFast
+    from transformers import BartTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     vocab, merges = _merges(vocab_size)
     (folder / "vocab.json").write_text(json.dumps({**vocab, "<mask>": len(vocab)}))
     (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in merges))
-    tokenizer = BartTokenizerFast(vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"))
+    tokenizer = BartTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from contract.fast_tokenizer import load_fast
 from trainer.pretrain_command import add_options, begin, finish, options_of, store
 from trainer.pretrain_corpus import (
     ANSWER_WEIGHT,
@@ -154,7 +155,7 @@ def pretrain(
         tokenizer = train_tokenizer(rows, shape.vocabulary)
         model = new_model(tokenizer, shape)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(start)
+        tokenizer = load_fast(start)
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     encoded = encode(tokenizer, rows, shape.positions)
     tokens = sum(len(row.ids) for row in encoded)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from tokenizers import processors
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5TokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Tokenizer
 
 from trainer.pretrain_corpus import byte_level_bpe, words
 
@@ -44,7 +44,7 @@ def pairs(rows: list[dict[str, Any]], rng: random.Random) -> list[tuple[str, str
     return found
 
 
-def unigram_tokenizer(rows: list[dict[str, Any]], vocabulary: int, folder: Path) -> T5TokenizerFast:
+def unigram_tokenizer(rows: list[dict[str, Any]], vocabulary: int, folder: Path) -> T5Tokenizer:
     """A SentencePiece Unigram as T5 has it, every digit alone; leaves spiece.model in `folder`.
 
     Without byte fallback: neither the quick tokenizer nor llama.cpp's knows that, so an unknown character is <unk>.
@@ -77,10 +77,7 @@ def unigram_tokenizer(rows: list[dict[str, Any]], vocabulary: int, folder: Path)
         raise ValueError(f"no vocabulary of {vocabulary} can be made of this corpus: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spiece.model").write_bytes(made.getvalue())
-    # legacy is what T5's own tokenizers are
-    return T5TokenizerFast(
-        vocab_file=str(folder / "spiece.model"), extra_ids=0, clean_up_tokenization_spaces=False, legacy=True
-    )
+    return T5Tokenizer.from_pretrained(folder, extra_ids=0, clean_up_tokenization_spaces=False)
 
 
 def bpe_tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -19,7 +19,6 @@ import torch
 from torch.nn import functional
 from transformers import (
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     GenerationConfig,
@@ -29,6 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from contract.fast_tokenizer import load_fast
 from trainer.pretrain_command import add_options, begin, finish, options_of, store
 from trainer.pretrain_corpus import batches, read_corpus
 from trainer.pretrain_loop import autocast, optimizers, run
@@ -101,12 +101,12 @@ def new_model(family: Family, tokenizer: PreTrainedTokenizerBase, shape: Shape) 
             init_std=0.05,  # at the usual 0.02 so narrow a model starts copying later
             bos_token_id=tokenizer.bos_token_id,
             decoder_start_token_id=tokenizer.eos_token_id,
-            forced_bos_token_id=tokenizer.bos_token_id,
-            forced_eos_token_id=tokenizer.eos_token_id,
             **ids,
         ),
         attn_implementation="eager",
     )
+    model.generation_config.forced_bos_token_id = tokenizer.bos_token_id
+    model.generation_config.forced_eos_token_id = tokenizer.eos_token_id
     _begin_bart(model)
     return model
 
@@ -266,7 +266,7 @@ def pretrain(
     rows = read_corpus(corpus)
     with tempfile.TemporaryDirectory() as scratch:
         if start is not None:
-            tokenizer = AutoTokenizer.from_pretrained(start)
+            tokenizer = load_fast(start)
         elif family == "t5":
             tokenizer = unigram_tokenizer(rows, shape.vocabulary, Path(scratch))
         else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from contract.errors import AssayError, listed
 from contract.example import Example
+from contract.fast_tokenizer import load_fast
 from contract.model_folder import chat_format, read_json, stop_ids
 from contract.prompt import (
     ChatFormat,
@@ -127,10 +128,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         AssayError: the folder holds none, or one that cannot be read.
     """
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return load_fast(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssayError("the tokenizer cannot be loaded", where=str(folder), got=str(error).splitlines()[0]) from None
 

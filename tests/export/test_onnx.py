@@ -27,6 +27,7 @@ from export.weights import FolderWeights
 from tests.export.families import make_model
 from tests.export.makers import edit_json, edit_tensors
 from tests.tiny import make_adapter, make_llama
+from tests.tiny_onnx import run_tracer
 from tests.tiny_seq2seq import make_adapter_seq2seq, make_bart, make_t5
 
 pytestmark = pytest.mark.engine
@@ -126,16 +127,24 @@ def test_another_process_writes_the_same_bytes(made: Made, model: Path, tmp_path
     assert again == {precision: artifact.digest for precision, artifact in made.items()}
 
 
+_OPTIMUM = """
+import json, sys, torch
+from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
+folder, kind, ids, seen = sys.argv[1:]
+maker = ORTModelForCausalLM if kind == "llama" else ORTModelForSeq2SeqLM
+model = maker.from_pretrained(folder, local_files_only=True)
+given = {"input_ids": torch.tensor(json.loads(ids)), "attention_mask": torch.tensor(json.loads(seen))}
+made = [model.generate(**given, max_new_tokens=12, num_beams=beams, do_sample=False).tolist() for beams in (1, 3)]
+print(json.dumps(made))
+"""
+
+
 def test_optimums_own_class_writes_what_transformers_writes(made: Made, model: Path) -> None:
     """In a batch, padded on the side that the kind of model has it."""
     import torch
     import transformers
-    from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
 
     causal = model.name == "llama"
-    ours = (ORTModelForCausalLM if causal else ORTModelForSeq2SeqLM).from_pretrained(
-        made["fp32"].folder, local_files_only=True
-    )
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
     theirs = auto.from_pretrained(model, dtype=torch.float32).eval()
     random, width = np.random.default_rng(3), 30
@@ -143,10 +152,11 @@ def test_optimums_own_class_writes_what_transformers_writes(made: Made, model: P
     for row, size in enumerate((width, 11, 3)):
         shown = slice(width - size, width) if causal else slice(0, size)
         ids[row, shown], seen[row, shown] = random.integers(5, 200, size), 1
+    arguments = (str(made["fp32"].folder), model.name, json.dumps(ids.tolist()), json.dumps(seen.tolist()))
+    ours = json.loads(run_tracer(_OPTIMUM, *arguments).splitlines()[-1])
     given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(seen), "max_new_tokens": 12}
-    for beams in (1, 3):
-        one, two = (loaded.generate(**given, num_beams=beams, do_sample=False) for loaded in (ours, theirs))
-        assert one.tolist() == two.tolist()
+    for beams, one in zip((1, 3), ours, strict=True):
+        assert one == theirs.generate(**given, num_beams=beams, do_sample=False).tolist()
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

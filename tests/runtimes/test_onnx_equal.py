@@ -68,9 +68,8 @@ class Pair:
             **{name: self.config[name] for name in names if name in self.config},
         )
         ids = torch.tensor(prompts)
-        made = self.plain.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, use_model_defaults=False
-        )
+        self.plain.generation_config = config  # else what the folder's own has would fill what is not set here
+        made = self.plain.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
         begin = 1 if self.seq2seq else ids.shape[1]
         return [self._until_stop(row[begin:]) for row in made.tolist()]
 

@@ -101,7 +101,9 @@ def test_what_is_trained_on_is_what_the_chat_template_renders(corpus: Path) -> N
     rows = pretrain_corpus.read_corpus(corpus)
     tokenizer = pretrain_corpus.train_tokenizer(rows, MICRO.vocabulary)
     row = next(row for row in rows if "messages" in row)
-    assert tokenizer.apply_chat_template(row["messages"]) == list(pretrain_corpus.encode(tokenizer, [row], 256)[0].ids)
+    assert tokenizer.apply_chat_template(row["messages"], return_dict=False) == list(
+        pretrain_corpus.encode(tokenizer, [row], 256)[0].ids
+    )
 
 
 def test_batches_keep_to_their_budget_and_lose_no_row() -> None:
