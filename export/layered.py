@@ -193,8 +193,8 @@ class LayeredModel:
 
 def _without_values(folder: Path, attention: str | None) -> Any:
     """The model of a folder's config.json, which `skeleton_of` has accepted: parameters empty, buffers computed."""
+    from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.integrations.accelerate import init_empty_weights
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
@@ -206,6 +206,7 @@ def _without_values(folder: Path, attention: str | None) -> Any:
         model = auto.from_config(
             config, trust_remote_code=False, dtype=torch.float32, attn_implementation=attention or plain
         )
+    model.tie_weights()  # each parameter was replaced by itself, shared ones too
     return model.eval()
 
 
