@@ -54,8 +54,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
+def resolve_model(reference: str | Path, revision: str | None = None, *, beside: Path | None = None) -> Path:
     """The local folder of a model given as a folder or as a hub id (downloaded, or found in the hub's cache).
+
+    Args:
+        reference: the folder, or the id.
+        revision: of the hub's.
+        beside: the adapter's folder that names it; "../base", if it is not seen from here, is looked for from there.
 
     Raises:
         AssayError: there is no such folder and the hub cannot be reached or does not know it.
@@ -64,6 +69,8 @@ def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
     path = Path(reference)
     if path.is_dir():
         return path.resolve()
+    if beside is not None and path.parts[:1] == ("..",) and (beside / path).is_dir():
+        return (beside / path).resolve()
     if path.exists() or not _HUB_ID.fullmatch(reference):
         raise AssayError("no such model folder", where=reference)
     try:

@@ -19,7 +19,6 @@ def _read(config: Config, rows: int, *, arch: str, window: int | None, bias: boo
     sizes = Sizes.of(config)
     context = config.context(window)
     config.only("hidden_act", "silu")
-    config.only("partial_rotary_factor", 1.0)
     rope = rope_settings(config)
     metadata = {
         **sizes.metadata(arch, context, rows),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from contract.model_config import full_rope
 from export.gguf_family import Config, Value
 
 ROPE_FREQS = "rope_freqs.weight"
@@ -14,23 +15,26 @@ ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
 def rope_settings(config: Config) -> dict[str, Any]:
     """RoPE's settings with "rope_type" always there ("default": no scaling); of full attention, where layers differ."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope = rope.get("full_attention", rope)
-    return {**rope, "rope_type": rope.get("rope_type", rope.get("type", "default"))}
+    return full_rope(config.values, config.where).flat
 
 
-def rope_metadata(config: Config, arch: str, dimensions: int, *, kinds: Sequence[str]) -> dict[str, Value]:
+def rope_metadata(
+    config: Config, arch: str, dimensions: int, *, kinds: Sequence[str], partial: bool = False
+) -> dict[str, Value]:
     """The keys for RoPE's base, the dimensions it turns and a linear scaling; other `kinds` bring their own.
 
-    A kind of scaling that is not in `kinds` is noted as a problem.
+    A kind of scaling that is not in `kinds` is noted as a problem, and so is RoPE over a part of each head unless
+    `partial` says that `dimensions` are that part.
     """
     rope = rope_settings(config)
     kind = rope["rope_type"]
     if kind not in ("default", *kinds):
         config.problem(f"RoPE scaling {kind!r}: only {' and '.join(kinds) or 'none'} is written")
+    if not partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
+        config.problem(f"partial_rotary_factor {rope['partial_rotary_factor']}: llama.cpp turns whole heads here")
     found: dict[str, Value] = {
         f"{arch}.rope.dimension_count": dimensions,
-        f"{arch}.rope.freq_base": float(rope.get("rope_theta") or config.get("rope_theta", 10000.0)),
+        f"{arch}.rope.freq_base": float(rope["rope_theta"]),
     }
     if kind == "linear":
         found[f"{arch}.rope.scaling.type"] = "linear"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
     try:
         return load_fast(folder)
     except AssayError as error:
-        raise AssayError(error.what, where=where, expected=error.expected) from None
+        raise AssayError(error.what, where=where, expected=error.expected, got=error.got, hint=error.hint) from None
     except Exception as error:  # what `tokenizers` raises has no narrower type
         raise AssayError(
             "the tokenizer cannot be loaded",
             where=where,
             got=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            hint=_UNREAD if type(error) is Exception else None,
+            hint=_UNREAD if type(error) in (Exception, json.JSONDecodeError) else None,
         ) from None
