@@ -23,6 +23,7 @@ from evalsuite.metrics.encoder import (
     INSTALL_HINT,
     default_encoder,
     encoder_digest,
+    installed_encoder,
     load_encoder,
 )
 
@@ -51,7 +52,8 @@ class BertScores:
 
 def bertscore_available() -> bool:
     """Whether BERTScore can be had here with the default encoder."""
-    return all(find_spec(name) for name in ("bert_score", "torch", "transformers", DEFAULT_PACKAGE))
+    packages = all(find_spec(name) for name in ("bert_score", "torch", "transformers"))
+    return packages and installed_encoder() is not None
 
 
 @dataclass(frozen=True)
