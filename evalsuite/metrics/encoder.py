@@ -23,6 +23,15 @@ ENCODERS_FOLDER = "encoders"
 DEFAULT_LAYER = 5
 # what transformers raises over files that are missing, damaged or of another kind
 _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
 INSTALL_HINT = "in Assay's checkout: make setup, or pip install -e '.[bertscore]'"
 
 
@@ -78,6 +87,8 @@ def _check_folder(folder: Path) -> None:
             where=str(folder),
             hint="save it with save_pretrained(FOLDER, safe_serialization=True)",
         )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):  # transformers 5 would make an empty one
+        raise AssayError("the encoder has no tokenizer", where=str(folder), expected=" or ".join(_TOKENIZER_FILES))
 
 
 def _layer_hint(folder: Path) -> str:

@@ -40,14 +40,21 @@ def make_encoder(folder: Path) -> Path:
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizer(str(folder / "vocab.txt"), model_max_length=LIMIT).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(len(vocabulary), 32, 3, 4, 64, max_position_embeddings=LIMIT)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=LIMIT,
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 
 
 def make_roberta(folder: Path) -> Path:
     """A random RoBERTa over single bytes, which does not say how long a text may be."""
-    from transformers.models.roberta.tokenization_roberta import bytes_to_unicode
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     folder.mkdir(parents=True)
     vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *bytes_to_unicode().values()]
@@ -55,7 +62,15 @@ def make_roberta(folder: Path) -> Path:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     RobertaTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    config = RobertaConfig(len(vocabulary), 32, 2, 4, 64, max_position_embeddings=82, pad_token_id=1)
+    config = RobertaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=82,
+        pad_token_id=1,
+    )
     RobertaModel(config).save_pretrained(folder)
     return folder
 
@@ -66,28 +81,34 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def theirs(encoder: Path, layer: int) -> list[torch.Tensor]:
-    return list(bert_score.score(PREDICTIONS, REFERENCES, model_type=str(encoder), num_layers=layer, device="cpu"))
+    """Of all that have words: bert-score cannot take the others with transformers 5, and gave them 0 before."""
+    said = [(text, texts) for text, texts in zip(PREDICTIONS, REFERENCES, strict=True) if text]
+    return list(bert_score.score(*zip(*said, strict=True), model_type=str(encoder), num_layers=layer, device="cpu"))
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_the_figures_are_bert_scores_own(encoder: Path, layer: int) -> None:
     ours = BertScorer(encoder, layer, threads=1).score(PREDICTIONS, REFERENCES)
     for mine, yours in zip((ours.precision, ours.recall, ours.f1), theirs(encoder, layer), strict=True):
-        assert mine == pytest.approx(yours.tolist(), abs=1e-5)
+        assert mine[:2] + mine[3:] == pytest.approx(yours.tolist(), abs=1e-5)
     assert (ours.layer, ours.encoder, ours.limit) == (layer, "tiny-bert", LIMIT)
     assert ours.f1[2] == 0  # nothing was written
     assert len(set(ours.f1)) > 4
 
 
 def test_of_another_family_too(tmp_path: Path) -> None:
-    """RoBERTa's tokenizer wants a space in front and keeps two positions to itself; where no limit is stated, none may
-    be passed to bert-score, so its texts are short."""
+    """RoBERTa's tokenizer wants a space in front and keeps two positions to itself; where no limit is stated,
+    bert-score has to be told one."""
     encoder = make_roberta(tmp_path / "tiny-roberta")
     scorer = BertScorer(encoder, 2, threads=1)
     assert scorer.limit == 80
-    short = [text[:70] for text in PREDICTIONS], [[text[:70] for text in texts] for texts in REFERENCES]
+    wordy = [(text, texts) for text, texts in zip(PREDICTIONS, REFERENCES, strict=True) if text]
+    short = [text[:70] for text, _ in wordy], [[text[:70] for text in texts] for _, texts in wordy]
     ours = scorer.score(*short)
-    expected = bert_score.score(*short, model_type=str(encoder), num_layers=2, device="cpu")
+    told = Path(shutil.copytree(encoder, tmp_path / "told"))
+    stated = json.loads((told / "tokenizer_config.json").read_text()) | {"model_max_length": 80}
+    (told / "tokenizer_config.json").write_text(json.dumps(stated))
+    expected = bert_score.score(*short, model_type=str(told), num_layers=2, device="cpu")
     for mine, yours in zip((ours.precision, ours.recall, ours.f1), expected, strict=True):
         assert mine == pytest.approx(yours.tolist(), abs=1e-5)
     assert ours.truncated == 0
@@ -160,7 +181,7 @@ def test_threads_are_put_back(encoder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "cannot be loaded"),
         (lambda folder: (folder / "config.json").write_text("{}"), "cannot be loaded"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
-        (lambda folder: (folder / "vocab.txt").unlink(), "cannot be loaded"),
+        (lambda folder: [(folder / name).unlink() for name in ("vocab.txt", "tokenizer.json")], "no tokenizer"),
         (lambda folder: widen(folder), "cannot be loaded"),
     ],
 )
