@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from contract.artifact import Artifact, open_artifact
 from contract.artifact_prompt import prompt_of
-from contract.cpu import usable_cores
+from contract.cpu import this_cpu, usable_cores
 from contract.example import Example, read_examples
 from contract.runtime import Completion, GenerateParams
 from evalsuite.distance import LogitsSpool, TokenDistances, mean_kl, score_against, token_distances
@@ -148,6 +149,7 @@ def plain_llama(artifact: Artifact, work: Work, threads: int) -> Outcome:
     """llama-cpp-python's high-level class."""
     from llama_cpp import Llama
 
+    _without_amx()
     longest = max(len(prompt) + max(len(target), work.most) for prompt, target in work.targets.pairs)
     model = Llama(
         str(artifact.gguf_path),
@@ -175,6 +177,21 @@ def plain_llama(artifact: Artifact, work: Work, threads: int) -> Outcome:
         return found
 
     return plain_loop(work, generate, score, compare=True)
+
+
+def _without_amx() -> None:
+    """As `runtimes.llama_engine` loads a model: with llama.cpp's AMX kernels, built by GCC 12, the process dies."""
+    import llama_cpp
+
+    defaults = llama_cpp.llama_model_default_params
+
+    def params() -> Any:
+        made = defaults()
+        made.use_extra_bufts = "amx_int8" not in this_cpu().features
+        return made
+
+    llama_cpp.llama_cpp.llama_model_default_params = params
+    llama_cpp.llama_model_default_params = params
 
 
 def report(title: str, fast: Outcome, slow: Outcome) -> None:
