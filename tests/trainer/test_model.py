@@ -13,8 +13,8 @@ from contract.prompt import PromptSpec
 from contract.recipe import Recipe
 from trainer.adapter_folder import write_adapter
 from trainer.loss import labelled, summed_nll, validation_loss
-from trainer.parts import parts_of
 from trainer.model import add_lora, load_base
+from trainer.parts import parts_of
 from trainer.tokenize import TokenRow, load_tokenizer, make_encoder
 
 pytestmark = pytest.mark.engine
