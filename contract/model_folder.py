@@ -30,10 +30,20 @@ _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
 
 
 def plain_causal(config: Any) -> bool:
-    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks."""
+    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks.
+
+    A window or chunk as long as the context leaves nothing out (Ministral's, Phi-4-mini's), so it is none.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
     kinds = getattr(config, "layer_types", None) or []
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return not any(windows) and all(kind == "full_attention" for kind in kinds)
+    open_kinds = {"full_attention"}
+    for kind, name in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
+        size = getattr(config, name, None)
+        if size and longest and size >= longest:
+            open_kinds.add(kind)
+        elif size:
+            return False
+    return all(kind in open_kinds for kind in kinds)
 
 
 def is_encoder_decoder(folder: Path) -> bool:
