@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
+from contract.gguf_leftovers import refuse_leftovers
 from contract.model_folder import VOCABULARIES
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ def load_fast(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
         options: for `from_pretrained`.
 
     Raises:
-        AssayError: there is none; transformers 5 would make one of special tokens alone.
+        AssayError: there is none (transformers 5 would make one of special tokens alone), or one that transformers made
+            of a GGUF and that is not the GGUF's.
         Exception: whatever transformers and tokenizers raise; they have no narrower type for all of it.
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise AssayError("there is no tokenizer", where=str(folder), expected=f"one of {listed(VOCABULARIES)}")
+    refuse_leftovers(folder)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     described = (folder / "tokenizer.json").is_file()

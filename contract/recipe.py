@@ -26,7 +26,7 @@ NEED_IMATRIX: tuple[Quant, ...] = ("iq3_xxs", "iq2_m", "q2_k_s", "iq2_s", "iq2_x
 class ModelPart(Part):
     """The model that is fine-tuned."""
 
-    base: str = Field(description="A model folder (relative to the recipe) or a hub id.")
+    base: str = Field(description="A model folder or a .gguf (relative to the recipe), or a hub id.")
     revision: str | None = Field(None, description="The hub revision; null takes the newest.")
 
 

@@ -25,7 +25,7 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
     try:
         return load_fast(folder)
     except AssayError as error:
-        raise AssayError(error.what, where=where, expected=error.expected) from None
+        raise AssayError(error.what, where=where, expected=error.expected, got=error.got, hint=error.hint) from None
     except Exception as error:  # what `tokenizers` raises has no narrower type
         raise AssayError(
             "the tokenizer cannot be loaded",
