@@ -378,7 +378,9 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     is_file = template is not None and template != "plain" and "{" not in template
     return recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"base": str((folder_of_base / base).resolve()) if local else base}),
+            "model": recipe.model.model_copy(
+                update={"base": str((folder_of_base / base).resolve()) if local else base}
+            ),
             "data": recipe.data.model_copy(
                 update={name: absolute(getattr(recipe.data, name)) for name in ("train", "valid", "test", "source")}
             ),
