@@ -1,4 +1,4 @@
-"""A file out of a package of the Python package index: which one a recipe names, and where it lies once it is fetched."""
+"""A file out of a package of the Python package index: which one a recipe names, and where it lies when fetched."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class ModelPart(Part):
     """The model that is fine-tuned."""
 
     base: str = Field(
-        description="A model folder or a .gguf (relative to the recipe), a hub id, or with `package` a file's path in it."
+        description="A model folder or a .gguf (relative to the recipe), a hub id, or a file in `package`."
     )
     revision: str | None = Field(None, description="The hub revision; null takes the newest.")
     package: PackagePart | None = Field(
@@ -63,6 +63,14 @@ class SplitPart(Part):
     test: int = Field(gt=0, description="Documents for the test.")
 
 
+class AtMostPart(Part):
+    """How much of the recipe's own three files is used; what `--data` gives is used whole."""
+
+    train: int | None = Field(None, gt=0, description="Documents for training; null takes all.")
+    valid: int | None = Field(None, gt=0, description="Documents for validation; null takes all.")
+    test: int | None = Field(None, gt=0, description="Documents for the test; null takes all.")
+
+
 class DataPart(Part):
     """The examples: three files, or one that is split. `--data` replaces the paths."""
 
@@ -75,6 +83,7 @@ class DataPart(Part):
     split: SplitPart | None = Field(
         None, description="Documents of one file, counted: the first train, the next valid, the next test."
     )
+    at_most: AtMostPart = Field(AtMostPart(), description="Of three files, the first so many documents of each.")
     columns: ColumnsPart = Field(ColumnsPart(), description="Which column holds what.")
 
 
