@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
 
 
 def plain_causal(config: Any) -> bool:
-    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks."""
+    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks.
+
+    A window or chunk as long as the context leaves nothing out (Ministral's, Phi-4-mini's), so it is none.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
     kinds = getattr(config, "layer_types", None) or []
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return not any(windows) and all(kind == "full_attention" for kind in kinds)
+    open_kinds = {"full_attention"}
+    for kind, name in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
+        size = getattr(config, name, None)
+        if size and longest and size >= longest:
+            open_kinds.add(kind)
+        elif size:
+            return False
+    return all(kind in open_kinds for kind in kinds)
 
 
 def is_encoder_decoder(folder: Path) -> bool:
@@ -72,6 +83,12 @@ def resolve_model(reference: str | Path, revision: str | None = None, *, beside:
         return path.resolve()
     if beside is not None and path.parts[:1] == ("..",) and (beside / path).is_dir():
         return (beside / path).resolve()
+    if path.is_file() and path.suffix == ".gguf":
+        raise AssayError(
+            "a model folder is wanted here, and this is a GGUF",
+            where=reference,
+            hint=f"make a folder of it: {import_command(path)} (assay run does so by itself)",
+        )
     if path.exists() or not _HUB_ID.fullmatch(reference):
         raise AssayError("no such model folder", where=reference)
     try:
@@ -96,6 +113,11 @@ def resolve_model(reference: str | Path, revision: str | None = None, *, beside:
             got=str(error).splitlines()[0],
         ) from None
     return Path(folder)
+
+
+def import_command(gguf: str | Path) -> str:
+    """The command that makes a model folder of a GGUF."""
+    return f"assay import {shlex.quote(str(gguf))} --out FOLDER"
 
 
 def token_text(value: Any) -> str | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, listed
+from contract.gguf_leftovers import tokenizer_files
 from contract.model_config import NoOldWordsError, as_written_by_both
-from contract.model_folder import TOKENIZER_FILES, VOCABULARIES, chat_format, read_json, stop_ids
+from contract.model_folder import VOCABULARIES, chat_format, read_json, stop_ids
 from contract.prompt import Message, completion_segments
 from export import clean_seq2seq
 
@@ -98,9 +99,8 @@ class Cleaner:
 
         own = any((self.adapter / name).is_file() for name in VOCABULARIES)
         origin = self.adapter if own else self.base
-        for name in TOKENIZER_FILES:
-            if (origin / name).is_file():
-                shutil.copyfile(origin / name, self.out / name)
+        for name in tokenizer_files(origin):
+            shutil.copyfile(origin / name, self.out / name)
         self.changes.append(f"tokenizer: taken from the {'adapter' if own else 'base'}")
         template = self.adapter / "chat_template.jinja"
         if not own and template.is_file():
