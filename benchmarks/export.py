@@ -41,7 +41,7 @@ import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 base, adapter, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float16)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16)
 PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
 AutoTokenizer.from_pretrained(base).save_pretrained(out)
 """
