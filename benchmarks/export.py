@@ -29,6 +29,7 @@ from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from contract.cpu import usable_cores
+from contract.memory import rss_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
@@ -189,7 +190,7 @@ def measured(words: Sequence[str | Path]) -> Cost:
         if child.returncode:
             said.seek(0)
             raise SystemExit(f"{words[0]} …: exit {child.returncode}\n{said.read().decode()[-2000:]}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, rss_bytes(usage.ru_maxrss))
 
 
 def round_of(steps: Sequence[str], model: Model, work: Path, llama_cpp: Path | None, threads: int) -> dict[str, Cost]:
