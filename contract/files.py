@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from contract.drafts import partial_of, sync_path
+from contract.drafts import flush_to_disk, partial_of, sync_path
 from contract.errors import AssayError
 
 Read = TypeVar("Read")
@@ -32,7 +31,7 @@ def write_whole(path: Path, text: str, *, errors: str = "strict", durable: bool 
             file.write(text)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                flush_to_disk(file.fileno())
         partial.replace(path)
         if durable:
             sync_path(path.parent)

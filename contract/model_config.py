@@ -9,7 +9,7 @@ write have; where the two say different things, nothing is guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,10 @@ _TWO_BASES = ("gemma3_text", "gemma3n_text")
 _UNSCALED_WINDOWS = ("olmo3",)  # layers with a window have the same base and no scaling
 
 
+class NoOldWordsError(AssayError):
+    """What a config says cannot be said in the words of transformers 4."""
+
+
 @dataclass(frozen=True)
 class Rope:
     """How positions turn in one kind of layer. None: the config does not say, its family's default holds."""
@@ -81,7 +85,7 @@ def ropes(config: Mapping[str, Any], where: str = "config.json") -> dict[str, Ro
     problems = []
     for layer, rope in new.items():
         before = old.get(layer, Rope()) if layer in (FULL, SLIDING) else Rope()
-        problems += [f"{layer}: {text}" for text in _differences(before, rope)]
+        problems += [f"{layer}: {text}" for text in differences(before, rope)]
     if problems:
         raise AssayError(
             "the config says two things about RoPE: the words of transformers 4 differ from those of transformers 5",
@@ -108,7 +112,8 @@ def as_written_by_4(config: Mapping[str, Any], where: str = "config.json") -> di
         where: the file, for messages.
 
     Raises:
-        AssayError: as `ropes` and `scales_tied_head`, or version 4 has no words for it.
+        NoOldWordsError: version 4 has no words for it.
+        AssayError: as `ropes` and `scales_tied_head`.
     """
     found = dict(config)
     if config.get("rope_parameters"):
@@ -166,6 +171,29 @@ def scales_tied_head(config: Mapping[str, Any], where: str = "config.json") -> b
     return bool(scaled) if scaled is not None else tied is not False
 
 
+def head_is_tied(
+    config: Mapping[str, Any], stored: Collection[str], *, usual: bool, where: str = "config.json"
+) -> bool:
+    """Are the input embeddings and the head one tensor?
+
+    In T5's family it is the weights that tell, as in transformers 5: what has no scale in front of its head has one of
+    its own where one is stored. Many LongT5 say that they are not tied, and store none.
+
+    Args:
+        config: a config.json.
+        stored: the names of the tensors in its folder.
+        usual: what its family does where the config does not say.
+        where: the file, for messages.
+
+    Raises:
+        AssayError: as `scales_tied_head`.
+    """
+    said = config.get("tie_word_embeddings")
+    if config.get("model_type") in T5_FAMILY:
+        return scales_tied_head(config, where) or "lm_head.weight" not in stored
+    return bool(usual if said is None else said)
+
+
 def _new_form(config: Mapping[str, Any], where: str) -> dict[str, Rope]:
     """What rope_parameters says; nothing where there is none."""
     given, where = config.get("rope_parameters") or {}, f"{where}: rope_parameters"
@@ -206,7 +234,7 @@ def _old_form(config: Mapping[str, Any], where: str) -> dict[str, Rope]:
     inside = _rope(config, scaling or {}, f"{where}: rope_scaling")
     theta_word, partial_word = _WORDS.get(str(family), _USUAL_WORDS)
     beside = Rope(None, config.get(theta_word), config.get(partial_word))
-    if problems := _differences(beside, inside):
+    if problems := differences(beside, inside):
         raise AssayError("the config says two things about RoPE", where=where, got=listed(problems))
     kind = inside.kind if scaling else "default" if "rope_scaling" in config else None
     full = _joined(beside, Rope(kind, inside.theta, inside.partial, inside.scaling))
@@ -268,8 +296,14 @@ def _fits(key: str, value: Any) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
 
 
-def _differences(one: Rope, other: Rope) -> list[str]:
-    """What both say, and not alike."""
+def differences(one: Rope, other: Rope, *, whole: bool = True) -> list[str]:
+    """What both say, and not alike.
+
+    Args:
+        one: RoPE of a kind of layer.
+        other: the same kind's, by another word.
+        whole: a key that only one of them has is a difference, too.
+    """
     pairs = {
         "base": (one.theta, other.theta),
         "share of each head that turns": (one.partial, other.partial),
@@ -277,7 +311,8 @@ def _differences(one: Rope, other: Rope) -> list[str]:
     }
     if one.kind and one.kind == other.kind:
         for key in sorted({*one.scaling, *other.scaling} - {_ORIGINAL}):
-            pairs[key] = (one.scaling.get(key, "nothing"), other.scaling.get(key, "nothing"))
+            nothing = "nothing" if whole else None
+            pairs[key] = (one.scaling.get(key, nothing), other.scaling.get(key, nothing))
         pairs[_ORIGINAL] = (one.scaling.get(_ORIGINAL), other.scaling.get(_ORIGINAL))  # version 5 adds its default
     return [
         f"{name} {json.dumps(left)} and {json.dumps(right)}"
@@ -308,7 +343,7 @@ def _old_words(config: Mapping[str, Any], layers: Mapping[str, Rope], where: str
     else:
         allowed = dict.fromkeys(others, full)
     if strange := [layer for layer, rope in others.items() if rope != allowed.get(layer)]:
-        raise AssayError(
+        raise NoOldWordsError(
             "transformers 4 has no words for RoPE that differs by the kind of layer here",
             where=f"{where}: rope_parameters",
             got=listed(f"{layer}: {json.dumps(others[layer].flat)}" for layer in strange),
@@ -326,7 +361,9 @@ def _old_scaling(config: Mapping[str, Any], rope: Rope, where: str) -> dict[str,
     if rope.kind in (None, "default"):
         return {"rope_scaling": None}
     if rope.kind == "proportional":
-        raise AssayError("transformers 4 has no words for RoPE of kind proportional", where=f"{where}: rope_parameters")
+        raise NoOldWordsError(
+            "transformers 4 has no words for RoPE of kind proportional", where=f"{where}: rope_parameters"
+        )
     scaling = {"rope_type": rope.kind, **rope.scaling}
     if config.get("model_type") != "phi3":
         return {"rope_scaling": scaling}
@@ -335,7 +372,7 @@ def _old_scaling(config: Mapping[str, Any], rope: Rope, where: str) -> dict[str,
     factor = scaling.pop("factor", None)
     stretch = config["max_position_embeddings"] / original if original else None
     if "attention_factor" in scaling or factor not in (None, stretch):
-        raise AssayError(
+        raise NoOldWordsError(
             "transformers 4 has no words for this LongRoPE",
             where=f"{where}: rope_parameters",
             got=f"factor {json.dumps(factor)}, attention_factor {json.dumps(scaling.get('attention_factor'))}",

@@ -31,10 +31,20 @@ _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
 
 
 def plain_causal(config: Any) -> bool:
-    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks."""
+    """Does every layer of a causal model see everything before it? By its transformers config; no window, no chunks.
+
+    A window or chunk as long as the context leaves nothing out (Ministral's, Phi-4-mini's), so it is none.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
     kinds = getattr(config, "layer_types", None) or []
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return not any(windows) and all(kind == "full_attention" for kind in kinds)
+    open_kinds = {"full_attention"}
+    for kind, name in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
+        size = getattr(config, name, None)
+        if size and longest and size >= longest:
+            open_kinds.add(kind)
+        elif size:
+            return False
+    return all(kind in open_kinds for kind in kinds)
 
 
 def is_encoder_decoder(folder: Path) -> bool:
@@ -55,8 +65,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
+def resolve_model(reference: str | Path, revision: str | None = None, *, beside: Path | None = None) -> Path:
     """The local folder of a model given as a folder or as a hub id (downloaded, or found in the hub's cache).
+
+    Args:
+        reference: the folder, or the id.
+        revision: of the hub's.
+        beside: the adapter's folder that names it; "../base", if it is not seen from here, is looked for from there.
 
     Raises:
         AssayError: there is no such folder and the hub cannot be reached or does not know it.
@@ -65,6 +80,8 @@ def resolve_model(reference: str | Path, revision: str | None = None) -> Path:
     path = Path(reference)
     if path.is_dir():
         return path.resolve()
+    if beside is not None and path.parts[:1] == ("..",) and (beside / path).is_dir():
+        return (beside / path).resolve()
     if path.is_file() and path.suffix == ".gguf":
         raise AssayError(
             "a model folder is wanted here, and this is a GGUF",

@@ -137,7 +137,8 @@ def base_identity(artifact: Artifact) -> str | None:
     if artifact.kind != "adapter" or artifact.parent("base") is not None:
         return None
     config = read_json(artifact.folder / "adapter_config.json")
-    base = resolve_model(str(config.get("base_model_name_or_path")), config.get("revision"))
+    named = str(config.get("base_model_name_or_path"))
+    base = resolve_model(named, config.get("revision"), beside=artifact.folder)
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in base.iterdir())
     return repr(files)
 

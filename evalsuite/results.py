@@ -53,7 +53,7 @@ class Environment:
     cpu_features: tuple[str, ...]
     cores: int
     threads: int
-    memory_bytes: int
+    memory_bytes: int | None  # None: the system does not tell
     system: str
     python: str
     versions: dict[str, str]  # package -> version

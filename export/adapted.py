@@ -55,6 +55,8 @@ class AdaptedWeights:
         import torch
 
         ends = self.skeleton.embedding, self.skeleton.head
+        if self.skeleton.tied_unscaled:  # stored twice, both versions of transformers read it alike
+            return False
         if not self.skeleton.tied or not any(self.is_changed(name) for name in ends):
             return self.skeleton.tied
         if self.shape(ends[0]) != self.shape(ends[1]):
@@ -214,7 +216,7 @@ def open_adapted(
             where=str(adapter.folder / CONFIG_FILE),
             expected="base_model_name_or_path",
         )
-    folder = resolve_model(reference, config.values.get("revision"))
+    folder = resolve_model(reference, config.values.get("revision"), beside=adapter.folder)
     with ThreadPoolExecutor(max_workers=1) as beside:  # hashing the base takes as long as building its skeleton
         hashing = beside.submit(open_artifact, folder, verify=True)
         skeleton = skeleton_of(folder)
@@ -237,7 +239,8 @@ def open_adapted(
     with one_torch_thread():  # its tensors are small
         fitted = open_adapter(adapter.folder, config, skeleton, str(folder))
     weights = AdaptedWeights(base, fitted, skeleton, nf4)
-    path = reference if recorded or not Path(reference).is_dir() else str(folder)
+    located = Path(reference).is_dir() or reference.startswith("..")  # no hub id
+    path = str(folder) if located and not recorded else reference
     return AdaptedModel(
         adapter, folder, Parent("base", path, digest), read_json(folder / "config.json"), weights, trained
     )

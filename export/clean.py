@@ -11,6 +11,7 @@ from typing import Any
 
 from contract.errors import AssayError, listed
 from contract.gguf_leftovers import tokenizer_files
+from contract.model_config import NoOldWordsError, as_written_by_both
 from contract.model_folder import VOCABULARIES, chat_format, read_json, stop_ids
 from contract.prompt import Message, completion_segments
 from export import clean_seq2seq
@@ -83,6 +84,7 @@ class Cleaner:
         if beyond:
             self.changes.append(f"tokenizer: {listed(beyond)} kept without an embedding; no prompt can hold them")
         config = self.cleaned_config(read_json(self.base / "config.json"), dtype=dtype, tied=tied, rows=rows)
+        self._write_both_forms(config)
         config, moved = self._moved(config) if config.get("is_encoder_decoder") else (config, {})
         generation = self.generation_config(config, tokenizer, moved)
         _write_json(self.out / "config.json", config)
@@ -122,6 +124,8 @@ class Cleaner:
             self._set(config, "use_cache", True)
         if config.get("tie_word_embeddings") != tied:
             self._set(config, "tie_word_embeddings", tied)
+            if not tied and config.get("scale_decoder_outputs"):  # the scale lies in the head now
+                self._set(config, "scale_decoder_outputs", False)
         if config.get("vocab_size") != rows:
             self._set(config, "vocab_size", rows)
         return config
@@ -130,6 +134,18 @@ class Cleaner:
         if key not in config or config[key] != value:
             self.changes.append(f"config.json: {key} {json.dumps(config.get(key))} -> {json.dumps(value)}")
         config[key] = value
+
+    def _write_both_forms(self, config: dict[str, Any]) -> None:
+        """RoPE, and what ties T5's head, in the words of transformers 4 and 5."""
+        try:
+            both = as_written_by_both(config, str(self.base / "config.json"))
+        except NoOldWordsError as error:
+            self.changes.append(f"config.json: for transformers 5 alone ({error.what})")
+            return
+        for key, value in both.items():
+            if config.get(key) != value:
+                self._set(config, key, value)
+            config[key] = value  # a null is no change
 
     def _moved(self, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         left, moved = clean_seq2seq.moved(config)

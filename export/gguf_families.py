@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from contract.errors import AssayError, did_you_mean, listed
+from contract.model_config import T5_FAMILY, head_is_tied, scales_tied_head
 from export import gguf_gemma, gguf_gpt2, gguf_llama, gguf_phi, gguf_qwen, gguf_t5
 from export.gguf_family import Config, Family, GgufModel, resolved_config
 from export.source import Source
@@ -32,8 +35,10 @@ def read_model(source: Source) -> GgufModel:
             where=source.where,
             got=listed(f"{key} is missing" for key in missing),
         )
-    config = Config(resolved_config(source.folder, source.config, source.where), source.where)
     names = set(source.weights.names())
+    config = Config(
+        _with_head(resolved_config(source.folder, source.config, source.where), source, names), source.where
+    )
     embedding = next((name for name in _EMBEDDINGS if name in names), None)
     rows = source.weights.shape(embedding)[0] if embedding else config["vocab_size"]
     if rows != config["vocab_size"]:
@@ -41,6 +46,18 @@ def read_model(source: Source) -> GgufModel:
     model = family.read(config, rows)
     config.raise_problems(family.arch)
     return model
+
+
+def _with_head(made: dict[str, Any], source: Source, names: set[str]) -> dict[str, Any]:
+    """The configuration with what its head is in truth: transformers 5 calls every T5 tied."""
+    usual = bool(made.get("tie_word_embeddings"))
+    found = {
+        **made,
+        "tie_word_embeddings": head_is_tied(source.config, names, usual=usual, where=source.where),
+    }
+    if source.config.get("model_type") in T5_FAMILY:
+        found["scale_decoder_outputs"] = scales_tied_head(source.config, source.where)
+    return found
 
 
 def _family(source: Source) -> Family:

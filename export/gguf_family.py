@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
+from contract.loaded_model import refuse_misread
 from export.weights import FLOAT_DTYPES, Weights
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def resolved_config(folder: Path, raw: Mapping[str, Any], where: str) -> dict[st
     """config.json with the defaults of transformers' class: what torch computes with is what is written.
 
     Raises:
-        AssayError: transformers cannot read it.
+        AssayError: transformers cannot read it, or reads it otherwise than it says.
     """
     from transformers import AutoConfig
 
@@ -261,7 +262,9 @@ def resolved_config(folder: Path, raw: Mapping[str, Any], where: str) -> dict[st
         raise AssayError(
             "config.json does not describe a model", where=where, got=str(error).strip().splitlines()[0]
         ) from None
-    return {**raw, **config.to_dict()}
+    made = config.to_dict()
+    refuse_misread(raw, made, where)
+    return {**raw, **made}
 
 
 def plan_tensors(model: GgufModel, weights: Weights, where: str) -> list[GgufTensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract.model_config import SLIDING, ropes
 from export.gguf_family import Config, Family, GgufModel, Layout, Shapes, Sizes, Value
 from export.gguf_rope import rope_metadata
 
@@ -85,8 +86,10 @@ def _gemma3(config: Config, rows: int) -> GgufModel:
     if config.get("attn_logit_softcapping") is not None:
         config.problem(f"attn_logit_softcapping {config['attn_logit_softcapping']}: llama.cpp has none here")
     config.only("use_bidirectional_attention", False)
-    local = config.get("rope_parameters", {}).get("sliding_attention", {}).get("rope_theta")
-    own: dict[str, Value] = {"gemma3.rope.freq_base_swa": float(local or config["rope_local_base_freq"])}
+    local = ropes(config.values, config.where)[SLIDING]
+    if local.kind != "default":
+        config.problem(f"RoPE scaling {local.kind!r} in layers with a window: llama.cpp scales none there")
+    own: dict[str, Value] = {"gemma3.rope.freq_base_swa": float(local.flat["rope_theta"])}
     if config.get("final_logit_softcapping") is not None:
         own["gemma3.final_logit_softcapping"] = float(config["final_logit_softcapping"])
     return _read(config, rows, "gemma3", largest=62, scalings=("linear",), own=own)

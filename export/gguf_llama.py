@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from export.gguf_family import Config, Family, GgufModel, Layout, Shapes, Sizes
-from export.gguf_rope import ROPE_FREQS, llama3_factors, rope_metadata, rope_settings
+from export.gguf_rope import (
+    ROPE_FREQS,
+    llama3_factors,
+    refuse_unusual_yarn,
+    rope_metadata,
+    rope_settings,
+    yarn_factors,
+)
 
 _KEYS = (
     "num_hidden_layers",
@@ -14,22 +21,25 @@ _KEYS = (
     "max_position_embeddings",
 )
 
+_SCALINGS = {"llama": ("linear", "dynamic", "yarn", "llama3"), "smollm3": ("linear", "dynamic", "yarn")}
+
 
 def _read(config: Config, rows: int, *, arch: str, window: int | None, bias: bool) -> GgufModel:
     sizes = Sizes.of(config)
     context = config.context(window)
     config.only("hidden_act", "silu")
-    config.only("partial_rotary_factor", 1.0)
     rope = rope_settings(config)
     metadata = {
         **sizes.metadata(arch, context, rows),
-        **rope_metadata(config, arch, sizes.head_dim, kinds=("linear", "llama3")),
+        **rope_metadata(config, arch, sizes.head_dim, kinds=_SCALINGS[arch]),
     }
     computed = {}
     if rope["rope_type"] == "llama3":
         theta = metadata[f"{arch}.rope.freq_base"]
         assert isinstance(theta, float)
         computed[ROPE_FREQS] = llama3_factors(rope, theta, sizes.head_dim)
+    elif rope["rope_type"] == "yarn" and arch == "llama" and (factors := yarn_factors(config, rope, sizes.head_dim)):
+        computed[ROPE_FREQS] = factors
     attention_bias = bias and bool(config.get("attention_bias"))
     layer: Shapes = {
         **sizes.norms("input_layernorm"),
@@ -71,6 +81,7 @@ def _smollm3(config: Config, rows: int) -> GgufModel:
     config.only("attention_bias", False)
     config.only("mlp_bias", False)
     config.only("use_sliding_window", False)
+    refuse_unusual_yarn(config)
     turning = [int(kind) for kind in config.get("no_rope_layers", [])]
     if turning != [int((layer + 1) % 4 != 0) for layer in range(layers)]:
         config.problem(f"no_rope_layers {turning}: llama.cpp leaves RoPE out of every fourth layer")
@@ -84,8 +95,8 @@ FAMILIES = (
         "llama",
         _KEYS,
         _llama,
-        "grouped attention, biases, RoPE scaling linear and llama3",
-        "RoPE scaling yarn, dynamic and longrope",
+        "grouped attention, biases, RoPE scaling linear, llama3 and yarn; dynamic up to the context, where it sets in",
+        "RoPE scaling longrope",
     ),
     Family(
         "Mistral, Mistral NeMo",
@@ -102,7 +113,7 @@ FAMILIES = (
         "smollm3",
         _KEYS,
         _smollm3,
-        "every fourth layer without RoPE",
-        "another pattern of layers without RoPE, sliding windows, biases",
+        "every fourth layer without RoPE; RoPE scaling linear, yarn and dynamic",
+        "another pattern of layers without RoPE, sliding windows, biases, YaRN with other betas than 32 and 1",
     ),
 )

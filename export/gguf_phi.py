@@ -11,7 +11,7 @@ def _phi3(config: Config, rows: int) -> GgufModel:
     config.only("hidden_act", "silu")
     sizes.refuse_other_widths(config)
     context = config.context(config.get("sliding_window"))
-    dimensions = int(sizes.head_dim * config.get("partial_rotary_factor", 1.0))
+    dimensions = int(sizes.head_dim * rope_settings(config).get("partial_rotary_factor", 1.0))
     own, computed = _longrope(config, dimensions)
     layer: Shapes = {
         **sizes.norms("input_layernorm"),
@@ -28,7 +28,7 @@ def _phi3(config: Config, rows: int) -> GgufModel:
         context,
         {
             **sizes.metadata("phi3", context, rows),
-            **rope_metadata(config, "phi3", dimensions, kinds=("longrope",)),
+            **rope_metadata(config, "phi3", dimensions, kinds=("longrope",), partial=True),
             **own,
         },
         sizes.decoder(rows, layer, tied=tied),
@@ -42,7 +42,8 @@ def _phi3(config: Config, rows: int) -> GgufModel:
 def _longrope(config: Config, dimensions: int) -> tuple[dict[str, Value], dict[str, tuple[float, ...]]]:
     """LongRoPE's keys and its two tensors of factors, each [dimensions / 2]."""
     rope = rope_settings(config)
-    original = int(config.get("original_max_position_embeddings", config["max_position_embeddings"]))
+    outside = config.get("original_max_position_embeddings", config["max_position_embeddings"])
+    original = int(rope.get("original_max_position_embeddings", outside))
     own: dict[str, Value] = {"phi3.rope.scaling.original_context_length": original}
     if rope["rope_type"] != "longrope":
         return own, {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from export.gguf_family import Config, Family, GgufModel, Shapes, Sizes
-from export.gguf_rope import rope_metadata
+from export.gguf_rope import refuse_unusual_yarn, rope_metadata
 
 _KEYS = (
     "num_hidden_layers",
@@ -24,6 +24,7 @@ def _window(config: Config) -> int | None:
 
 def _read(config: Config, rows: int, arch: str, sizes: Sizes, attention: Shapes) -> GgufModel:
     config.only("hidden_act", "silu")
+    refuse_unusual_yarn(config)
     context = config.context(_window(config))
     layer: Shapes = {
         **sizes.norms("input_layernorm"),
@@ -38,7 +39,7 @@ def _read(config: Config, rows: int, arch: str, sizes: Sizes, attention: Shapes)
         context,
         {
             **sizes.metadata(arch, context, rows),
-            **rope_metadata(config, arch, sizes.head_dim, kinds=("linear",)),
+            **rope_metadata(config, arch, sizes.head_dim, kinds=("linear", "dynamic", "yarn")),
         },
         sizes.decoder(rows, layer, tied=tied),
         "model.embed_tokens.weight",
@@ -67,8 +68,9 @@ FAMILIES = (
         "qwen2",
         _KEYS,
         _qwen2,
-        "biases on queries, keys and values; RoPE scaling linear; a sliding window becomes the context",
-        "RoPE scaling yarn and dynamic",
+        "biases on queries, keys and values; RoPE scaling linear, yarn, and dynamic up to the context; a sliding window becomes "
+        "the context",
+        "RoPE scaling longrope, YaRN with other betas than 32 and 1",
     ),
     Family(
         "Qwen3 (dense)",
@@ -77,6 +79,6 @@ FAMILIES = (
         _KEYS,
         _qwen3,
         "norms on queries and keys; otherwise as Qwen2",
-        "attention biases; RoPE scaling yarn and dynamic",
+        "attention biases; otherwise as Qwen2",
     ),
 )

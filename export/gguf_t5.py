@@ -21,7 +21,8 @@ def _t5(config: Config, rows: int) -> GgufModel:
     if decoder > encoder:
         config.problem(f"{decoder} decoder layers and {encoder} encoder layers: llama.cpp has no more than of these")
     hidden, buckets, heads = config["d_model"], config["relative_attention_num_buckets"], config["num_heads"]
-    gated, tied = config["feed_forward_proj"] == "gated-gelu", bool(config.get("tie_word_embeddings", True))
+    gated = config["feed_forward_proj"] == "gated-gelu"
+    tied, scaled = bool(config["tie_word_embeddings"]), bool(config["scale_decoder_outputs"])
     shapes: Shapes = {"shared.weight": (rows, hidden)}
     for side, layers in (("encoder", encoder), ("decoder", decoder)):
         for index in range(layers):
@@ -44,10 +45,12 @@ def _t5(config: Config, rows: int) -> GgufModel:
         "t5.decoder_start_token_id": config.get("decoder_start_token_id", 0),
         "t5.vocab_size": rows,
     }
-    if tied:
+    if scaled:
         config.notes.append(
             "the scale in front of T5's tied head stands in the decoder's last norm, for llama.cpp knows none"
         )
+    elif tied:
+        config.notes.append("no head is stored: it is the input embeddings, without a scale before it")
     return GgufModel(
         "t5",
         max(encoder, decoder),
@@ -56,7 +59,7 @@ def _t5(config: Config, rows: int) -> GgufModel:
         shapes if tied else {**shapes, "lm_head.weight": (rows, hidden)},
         "shared.weight",
         tied,
-        layout=lambda name: Layout(times=hidden**-0.5 if tied and name == _LAST_NORM else 1.0),
+        layout=lambda name: Layout(times=hidden**-0.5 if scaled and name == _LAST_NORM else 1.0),
         buffers=re.compile(
             r"(encoder|decoder)\.embed_tokens\.weight|"
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"

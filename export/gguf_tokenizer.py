@@ -106,6 +106,8 @@ def token_tables(folder: Path, tokenizer: Any, rows: int, pre_tokenizer: str | N
     if pre_tokenizer is not None and (kind == "Unigram" or (kind == "BPE" and byte_fallback)):
         raise AssayError("a SentencePiece tokenizer has no pre-tokenizer to name", where=str(folder), got=pre_tokenizer)
     if kind == "BPE" and byte_fallback:
+        # transformers 5 converts a tokenizer.model without it; bytes stand for what is unknown
+        spec["model"]["unk_token"] = spec["model"].get("unk_token") or tokenizer.unk_token
         tables = sentencepiece_tables(folder, spec, rows)
     elif kind == "Unigram":
         tables = unigram_tables(spec, rows, str(folder))

@@ -76,7 +76,12 @@ def merge_adapter(
             dtype=dtype, tied=weights.tied, rows=weights.rows
         )
         if weights.skeleton.tied and not weights.tied:
-            changes.append(f"{weights.skeleton.head}: written, the adapter made it differ from the input embeddings")
+            why = (
+                "transformers 4 would scale what comes before a tied one"
+                if weights.skeleton.tied_unscaled
+                else "the adapter made it differ from the input embeddings"
+            )
+            changes.append(f"{weights.skeleton.head}: written, {why}")
         rounding = _Rounding(weights, dtype)
         with one_torch_thread():
             draft.hashed = write_shards(draft.path, rounding.planned(), rounding.blocks, shard_bytes)

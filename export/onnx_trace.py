@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
-from contract.model_config import as_written_by_4
+from contract.loaded_model import settle_head
+from contract.model_config import as_written_by_4, ropes
 from contract.model_folder import plain_causal, read_json
 from contract.own_process import own_module
 from export.onnx_dimensions import settle_dimensions
@@ -91,9 +92,11 @@ def load_model(folder: Path) -> Any:
 
     seq2seq = submodels_of(folder) == SEQ2SEQ
     with _made_of(folder), _quiet():
-        return (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
+        model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
         )
+    settle_head(model, folder)
+    return model
 
 
 @contextlib.contextmanager
@@ -116,9 +119,8 @@ def _refuse_untraceable(folder: Path) -> None:
     problems = []
     if not config.is_encoder_decoder and not plain_causal(config):
         problems.append("attention over a window: the traced graph would look at everything")
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type")
-    if kind in _MADE_WHILE_RUNNING:
+    kinds = {str(rope.kind) for rope in ropes(config.to_dict(), str(folder / "config.json")).values()}
+    for kind in sorted(kinds & set(_MADE_WHILE_RUNNING)):
         problems.append(f"{kind} RoPE: its angles depend on the text's length, and a traced graph has one set of them")
     if problems:
         raise AssayError(

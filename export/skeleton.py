@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from contract.errors import AssayError, listed
+from contract.loaded_model import refuse_misread
+from contract.model_config import T5_FAMILY, head_is_tied, scales_tied_head
 from contract.model_folder import read_json
+from contract.tensor_names import tensor_names
 
 # Old folders store buffers that are computed nowadays.
 _COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
-
-
-_SCALED_TIED_HEAD = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class Skeleton:
     optional: frozenset[str] = frozenset()  # made up where they are not stored: BART's final_logits_bias
     unused: tuple[str, ...] = ()  # patterns of what old folders store and no model has
     tied_head_scale: float = 1.0  # what T5 multiplies hidden states with in front of a tied head, and of no other
+    tied_unscaled: bool = False  # a T5 that is tied and has no such scale, which transformers 4 knows not
 
     def copies_of_embedding(self, stored: Iterable[str]) -> list[str]:
         """Stored names that stand for the input embeddings; where there are several, they must hold the same."""
-        places = {self.embedding, *self.aliases}
+        places = {self.embedding, *self.aliases, *([self.head] if self.tied else [])}
         return [name for name in stored if name in places or self.prefix + name in places]
 
     def names_of(self, stored: Iterable[str], where: str) -> dict[str, str]:
@@ -87,7 +89,8 @@ def skeleton_of(folder: Path) -> Skeleton:
 
     from runtimes.nf4 import nf4_layers
 
-    read_json(folder / "config.json")  # says itself what is wrong with it
+    where = str(folder / "config.json")
+    raw = read_json(folder / "config.json")  # says itself what is wrong with it
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if hasattr(config, "quantization_config"):  # a residue: packed weights are refused where they are read
@@ -98,6 +101,7 @@ def skeleton_of(folder: Path) -> Skeleton:
     except Exception as error:  # every architecture has its own ways to fail on a wrong number
         said = str(error).splitlines() or [type(error).__name__]
         raise AssayError("config.json does not describe a language model", where=str(folder), got=said[0]) from None
+    refuse_misread(raw, config.to_dict(), where)
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
     if embeddings not in names or head not in names:
@@ -107,7 +111,9 @@ def skeleton_of(folder: Path) -> Skeleton:
     tensors = model.state_dict(keep_vars=True)
     aliases = {name for name, tensor in tensors.items() if tensor is embeddings.weight} - {names[embeddings]}
     aliases -= {names[head]}
-    tied = bool(config.tie_word_embeddings)
+    usual = bool(getattr(config, "tie_word_embeddings", True))
+    tied = head_is_tied(raw, tensor_names(folder), usual=usual, where=where)
+    scaled = tied and _scales_head(raw, where)
     return Skeleton(
         {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in aliases},
         names[embeddings],
@@ -124,8 +130,14 @@ def skeleton_of(folder: Path) -> Skeleton:
             if not isinstance(tensor, torch.nn.Parameter) and _matches(name, model._keys_to_ignore_on_load_missing)
         ),
         tuple(sorted(model._keys_to_ignore_on_load_unexpected or ())),
-        config.d_model**-0.5 if tied and config.model_type in _SCALED_TIED_HEAD else 1.0,
+        config.d_model**-0.5 if scaled else 1.0,
+        tied and not scaled and raw.get("model_type") in T5_FAMILY,
     )
+
+
+def _scales_head(config: dict[str, Any], where: str) -> bool:
+    family = config.get("model_type")
+    return family == "switch_transformers" or (family in T5_FAMILY and scales_tied_head(config, where))
 
 
 def _matches(name: str, patterns: Iterable[str] | None) -> bool:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError
 from contract.example import write_examples
-from contract.model_folder import resolve_model
+from contract.model_config import T5_FAMILY, head_is_tied
+from contract.model_folder import read_json, resolve_model
+from contract.tensor_names import tensor_names
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
@@ -119,6 +121,7 @@ def make_twin(base: Path, folder: Path) -> Path:
         (_shrink_seq2seq if seq2seq else _shrink)(small)
         torch.manual_seed(0)
         model = loader.from_config(small, torch_dtype=torch.float32)
+        _give_own_head(model, base)
     except Exception as error:
         try:
             with torch.device("meta"):
@@ -132,6 +135,15 @@ def make_twin(base: Path, folder: Path) -> Path:
     if kept is not None:
         generation.write_bytes(kept)
     return folder
+
+
+def _give_own_head(model: Any, base: Path) -> None:
+    """A head of its own, where a T5 has one: transformers 5 builds each with its embeddings for a head."""
+    config = read_json(base / "config.json")
+    if config.get("model_type") in T5_FAMILY and not head_is_tied(config, tensor_names(base), usual=True):
+        head = model.get_output_embeddings()
+        head.weight = type(head.weight)(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
 
 
 def _said(error: Exception) -> str:

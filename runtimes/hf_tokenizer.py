@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,5 +32,5 @@ def load_tokenizer(folder: Path, where: str | None = None) -> Any:
             "the tokenizer cannot be loaded",
             where=where,
             got=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            hint=_UNREAD if type(error) is Exception else None,
+            hint=_UNREAD if type(error) in (Exception, json.JSONDecodeError) else None,
         ) from None

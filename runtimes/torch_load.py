@@ -15,6 +15,8 @@ import torch
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
+from contract.loaded_model import settle_head
+from contract.model_config import ropes
 from contract.model_folder import VOCABULARIES, is_encoder_decoder, read_json, resolve_model
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
 from runtimes.peft_keys import MERGEABLE_TYPES, parse_key
@@ -93,7 +95,7 @@ def _named_base(artifact: Artifact, config: dict[str, Any]) -> Path:
             where=str(artifact.folder / "adapter_config.json"),
             expected="base_model_name_or_path",
         )
-    return resolve_model(reference, config.get("revision"))
+    return resolve_model(reference, config.get("revision"), beside=artifact.folder)
 
 
 def _base_folder(artifact: Artifact, config: dict[str, Any]) -> Path:
@@ -119,6 +121,7 @@ def _load_base(folder: Path) -> Any:
 
     config = read_json(folder / "config.json")
     both = bool(config.get("is_encoder_decoder"))
+    ropes(config, str(folder / "config.json"))  # a contradiction is named before transformers settles it
     if config.get("quantization_config"):
         raise AssayError(
             "the folder says its weights are quantized; the reference runs on plain weights",
@@ -151,6 +154,7 @@ def _load_base(folder: Path) -> Any:
     problems += [f"{entry[0]}: of another shape" for entry in sorted(info["mismatched_keys"], key=str)]
     if problems:
         raise AssayError("the folder's tensors do not match its config", where=str(folder), got=listed(problems))
+    settle_head(model, folder)
     return model
 
 

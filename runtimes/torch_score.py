@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from contract.model_config import ropes
 from contract.model_folder import plain_causal
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -69,9 +70,10 @@ def shares_prompts(config: Any) -> bool:
 
 def rope_border(config: Any) -> float:
     """LongRoPE turns the positions of a whole batch otherwise as soon as one of them reaches this length."""
-    rope = getattr(config, "rope_scaling", None) or {}
-    longrope = rope.get("rope_type", rope.get("type")) == "longrope"
-    return float(config.original_max_position_embeddings) if longrope else math.inf
+    made = config.to_dict()
+    kinds = [rope for rope in ropes(made).values() if rope.kind == "longrope"]
+    borders = [rope.scaling.get("original_max_position_embeddings", made["max_position_embeddings"]) for rope in kinds]
+    return float(min(borders, default=math.inf))
 
 
 def _rows(window: Sequence[Pair], may_share: bool) -> list[_Row]:

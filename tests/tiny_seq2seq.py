@@ -138,6 +138,8 @@ def make_t5(
         **config,
     }
     model = T5ForConditionalGeneration(T5Config(**settings))
+    if not settings["tie_word_embeddings"]:  # transformers 5 ties what it makes anew
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     with torch.no_grad():
         model.shared.weight *= 1.0 if v1_1 else 0.2
         model.decoder.final_layer_norm.weight *= 0.4 if v1_1 else 15.0

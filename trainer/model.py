@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.cpu import multiplies_bfloat16
 from contract.errors import AssayError, listed
+from contract.loaded_model import settle_head
 from contract.model_folder import is_encoder_decoder, read_json
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def load_base(folder: Path, recipe: Recipe, device: str) -> Any:
     wrong += [f"{name}: not expected" for name in sorted(found["unexpected_keys"])]
     if wrong:
         raise AssayError("the base's tensors are not those of its architecture", where=str(folder), got=listed(wrong))
+    settle_head(model, folder)
     if quantization:
         _keep_full_precision_kernels(model)
     model.requires_grad_(train.method == "full")

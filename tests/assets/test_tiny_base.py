@@ -44,7 +44,7 @@ def test_size_and_shape(model: PreTrainedModel) -> None:
     assert config.intermediate_size % 256 == 0
     assert config.num_key_value_heads < config.num_attention_heads
     assert config.max_position_embeddings >= 2048
-    assert config.rope_theta == 10000
+    assert config.rope_parameters["rope_theta"] == 10000
 
 
 def test_one_small_float16_file() -> None:

@@ -24,6 +24,21 @@ MORE_TEXT = [
 ] * 3
 
 
+_MARKED = [  # how tokenizer.json has SentencePiece's mark in the folders of Llama 2 and its kin
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+]
+
+
+_USER_DEFINED = ["\n\n", "\n\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<table>"]
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
 def train_sentencepiece(folder: Path) -> None:
     """tokenizer.model: a SentencePiece BPE with byte fallback, as Llama 2's was made."""
     import sentencepiece
@@ -87,12 +102,14 @@ def gemma_tokenizer(folder: Path) -> None:
         eos_id=1,
         bos_id=2,
         unk_id=3,
-        control_symbols=["<start_of_turn>", "<end_of_turn>"],
-        user_defined_symbols=["\n\n", "\n\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<table>"],
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        control_symbols=["<mask>", "<start_of_turn>", "<end_of_turn>"],
+        user_defined_symbols=_USER_DEFINED,
         minloglevel=2,
         num_threads=1,
     )
-    fast = GemmaTokenizerFast(vocab_file=str(folder / "tokenizer.model"))
+    fast = GemmaTokenizerFast.from_pretrained(folder, add_bos_token=True)
     fast.chat_template = (
         "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
         "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
@@ -100,6 +117,14 @@ def gemma_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
     for name in ("corpus.txt", "tokenizer.vocab"):
         (folder / name).unlink()
+    _rewrite(  # transformers 5 makes control tokens of them, and of the names in its class
+        folder / "tokenizer.json",
+        lambda spec: spec["added_tokens"].__setitem__(
+            slice(None),
+            [token | {"special": token["content"] not in _USER_DEFINED} for token in spec["added_tokens"]],
+        ),
+    )
+    _rewrite(folder / "tokenizer_config.json", lambda config: config.pop("extra_special_tokens"))
 
 
 def convert_sentencepiece(folder: Path) -> None:
@@ -113,6 +138,8 @@ def convert_sentencepiece(folder: Path) -> None:
     )
     fast.save_pretrained(folder)
     (folder / "tokenizer.model").unlink()
+    written = {"normalizer": {"type": "Sequence", "normalizers": _MARKED}, "pre_tokenizer": None}
+    _rewrite(folder / "tokenizer.json", lambda spec: spec.update(written))
 
 
 def metaspace_tokenizer(folder: Path) -> None:

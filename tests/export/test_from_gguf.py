@@ -12,7 +12,6 @@ from contract.artifact import Artifact, open_artifact
 from contract.model_folder import stop_ids
 from contract.prompt import hf_tokenize
 from export.from_gguf.to_folder import import_gguf
-from export.ggml import dequantize_rows
 from export.hard_texts import HARD_TEXTS
 from export.to_gguf import export_gguf
 from export.weights import FolderWeights

@@ -180,7 +180,7 @@ def test_tensors_that_do_not_fit_are_all_named(
     ("changes", "match"),
     [
         ({"architectures": ["BloomForCausalLM"]}, "not written for this model family"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "dynamik", "factor": 2.0}}, "dynamik"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
         ({"vocab_size": 10}, r"vocab_size 10: model.embed_tokens.weight has \d+ rows"),

@@ -217,7 +217,7 @@ def test_gemma_with_its_own_kind_of_tokenizer(tmp_path: Path) -> None:
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
         ("qwen2", {"num_attention_heads": 3}, "3 heads of 85 for a hidden size of 256"),
         ("qwen3", {"attention_bias": True}, "attention_bias True"),
-        ("qwen3", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "RoPE scaling 'yarn'"),
+        ("qwen3", {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "longrope"),
         ("smollm3", {"no_rope_layers": [1, 1, 1, 1, 1]}, "every fourth layer"),
         ("phi3", {"num_key_value_heads": None}, None),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
