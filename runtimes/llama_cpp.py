@@ -17,6 +17,9 @@ from runtimes.gguf_chat import GgufVocab
 from runtimes.llama_engine import BATCH_TOKENS, Engine, load_model
 
 _CELLS = 16384  # tokens in the key-value cache, unless one sequence alone needs more
+_ALONE_TOKENS = (
+    32  # of one sequence are decoded by themselves: of many, llama.cpp takes as many as the shortest has left
+)
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that several pairs can share a batch
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -197,23 +200,28 @@ class LlamaCppRuntime:
                     heads.add(token, position, sequence, output=False)
             for offset, token in enumerate([prompt[-1], *target[:-1]] if target else []):
                 tails.add(token, len(prompt) - 1 + offset, sequence, output=True)
-        self._run(heads, BATCH_TOKENS)
+        self._run(heads, BATCH_TOKENS, BATCH_TOKENS)
         for source, sequence in shared:
             self._engine.share(source, sequence)
-        logits = self._run(tails, self._engine.max_outputs)
+        logits = self._run(tails, self._engine.max_outputs, _ALONE_TOKENS)
         ends = np.cumsum([len(target) for _, target in window])
         return [logits[end - len(target) : end] for end, (_, target) in zip(ends, window, strict=True)]
 
-    def _run(self, batch: _Batch, most: int) -> np.ndarray:
-        """Decode in pieces of `most` tokens; the outputs' logits, one array."""
+    def _run(self, batch: _Batch, most: int, alone: int) -> np.ndarray:
+        """Decode pieces of `most` tokens at most, of `alone` where a sequence ends; the outputs' logits, one array."""
         parts = [np.zeros((0, self.vocab_size), np.float32)]
-        for start in range(0, len(batch.tokens), most):
-            part = slice(start, start + most)
+        start, count = 0, len(batch.tokens)
+        for end in range(1, count + 1):
+            over = end == count or (end - start >= alone and batch.sequences[end] != batch.sequences[end - 1])
+            if not over and end - start < most:
+                continue
+            part = slice(start, end)
             parts.append(
                 self._engine.decode(
                     batch.tokens[part], batch.positions[part], batch.sequences[part], batch.outputs[part]
                 )
             )
+            start = end
         return np.concatenate(parts)
 
     def close(self) -> None:

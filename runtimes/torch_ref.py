@@ -96,9 +96,9 @@ class TorchRuntime:
 
     def _batches(self, order: Sequence[Item]) -> list[Sequence[Item]]:
         """As few as may be, of like size: a token for three rows costs hardly less than for eight."""
-        count = -(-len(order) // self._parallel)
+        count = max(1, -(-len(order) // self._parallel))
         ends = [len(order) * number // count for number in range(count + 1)]
-        return [order[start:end] for start, end in pairwise(ends)]
+        return [order[start:end] for start, end in pairwise(ends) if start < end]
 
     def generate(self, prompts: Sequence[Sequence[int]], params: GenerateParams) -> list[Completion]:
         """One completion per prompt, in order; prompts of like length run together."""

@@ -53,7 +53,7 @@ def summed_nll(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def _only_at(head: Any, wanted: torch.Tensor) -> Iterator[list[bool]]:
-    """Let the output embeddings see some positions only: a summary has few of a row's tokens, and a vocabulary is large.
+    """Let the output embeddings see some positions only: summaries are short, and a vocabulary is large.
 
     What comes behind the head (a cap, a scale) works on single logits, so the model's own forward still runs.
 

@@ -1,8 +1,8 @@
 """Splits a batch into parts of a few tokens, so that what the backward pass needs is kept for one part at a time.
 
-A causal layer keeps about forty floats per token and unit of its width until its gradient is known; in a language model
-of 135 million parameters that is 2.4 MB per token. The loss is a sum over tokens, so the gradients of the parts add up to
-the batch's.
+A causal layer keeps about forty floats per token and unit of its width until its gradient is known; in a model of 135
+million parameters that is 2.4 MB per token. The loss is a sum over tokens, so the gradients of the parts add up to the
+batch's.
 """
 
 from __future__ import annotations
