@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -87,8 +86,9 @@ def distribution(folder: Path, name: str, version: str, *more: str) -> None:
 def test_what_is_installed_is_what_would_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path / "first", "Some.Lib", "2.0")
     distribution(tmp_path / "second", "some_lib", "1.0")
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "second")])
-    assert installed() == {"some-lib": "2.0"}
+    monkeypatch.syspath_prepend(tmp_path / "second")
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    assert installed()["some-lib"] == "2.0"
 
 
 def test_lines_for_another_python_or_system_do_not_count(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_wheel_is_asked_what_it_noted(tmp_path: Path, monkeypatch: pytest.Monk
         'Requires-Dist: torch>=2.6; extra == "train"',
         'Requires-Dist: nothing>=1; sys_platform == "amiga" and extra == "train"',
     )
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.syspath_prepend(tmp_path)
     found = asked_for(tmp_path / "no pyproject.toml")
     assert found.python == ">=3.11,<3.15"
     names = {extra: [each.name for each in requirements] for extra, requirements in found.by_extra.items()}
