@@ -39,10 +39,13 @@ PROMPTS = [f"summarize: {document[: 60 + 30 * index]}" for index, document in en
 
 def no_prefix(folder: Path) -> None:
     """A tokenizer that puts no space before a text, as transformers makes of a spiece.model by itself."""
-    for part in ("pre_tokenizer", "decoder"):
-        values = json.loads((folder / "tokenizer.json").read_text())
-        values[part]["prepend_scheme"] = "never"
-        (folder / "tokenizer.json").write_text(json.dumps(values))
+    values = json.loads((folder / "tokenizer.json").read_text())
+    bare = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}
+    spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
+    strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+    steps = {"type": "Sequence", "normalizers": [values["normalizer"], strip, spaces]}
+    values |= {"normalizer": steps, "pre_tokenizer": bare, "decoder": bare}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
 
 
 @dataclass(frozen=True)
