@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from contract.artifact import open_artifact
 from contract.cpu import read_flags, usable_cores
 from contract.errors import AssayError
+from export.onnx_tracer.overlay import overlay_versions, pinned_versions
 from contract.memory import installed_bytes
 from flow.drift import Drift, drift_here
 
@@ -33,8 +34,6 @@ PACKAGES = (
     "gguf",
     "llama_cpp_python",
     "onnx",
-    "optimum",
-    "optimum-onnx",
     "onnxruntime",
     "onnxruntime-gpu",
     "evaluate",
@@ -47,6 +46,8 @@ _CPU_FEATURES = ("avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8"
 def examine() -> dict[str, Any]:
     """Versions, CPU, memory, disk and the round trip; `problems` lists what must be mended."""
     versions = {package: _version(package) for package in PACKAGES}
+    tracer = {package: overlay_versions().get(package) for package in pinned_versions()}
+    versions |= {f"{package} (traces ONNX)": version for package, version in tracer.items()}
     moved = drift_here()
     problems = [f"{each} (in Assay's checkout: make setup)" for each in moved.outside]
     if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
