@@ -114,14 +114,14 @@ def import_gguf(
 
 
 class _Rows:
-    """The embeddings' shape: all that a family asks of the weights before it says which there are."""
+    """Embeddings and head: all that a family asks of the weights before it says which there are."""
 
     def __init__(self, row: Read, config: dict[str, Any]) -> None:
-        self._name = row.embedding
+        self._names = [row.embedding, *([] if config["tie_word_embeddings"] else ["lm_head.weight"])]
         self._shape = (config["vocab_size"], config.get("hidden_size", config.get("n_embd", config.get("d_model"))))
 
     def names(self) -> list[str]:
-        return [self._name]
+        return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shape

@@ -38,9 +38,14 @@ def test_the_converters_files_come_back(tmp_path: Path, name: str) -> None:
     made = import_gguf(theirs, tmp_path / "again", dtype="bfloat16", threads=1)
     before, after = FolderWeights.open(model), FolderWeights.open(made.path)
     for tensor in after.names():
-        if (name, tensor) == ("t5", "decoder.final_layer_norm.weight"):  # with the scale of a tied head, which it has not
+        if (name, tensor) == (
+            "t5",
+            "decoder.final_layer_norm.weight",
+        ):  # with the scale of a tied head, which it has not
             continue
-        close = {"rtol": 0.01, "atol": 0.01} if name.startswith("gemma") and "norm" in tensor else {"rtol": 0, "atol": 0}
+        close = (
+            {"rtol": 0.01, "atol": 0.01} if name.startswith("gemma") and "norm" in tensor else {"rtol": 0, "atol": 0}
+        )
         assert torch.allclose(after.read(tensor).float(), before.read(tensor).float(), **close), tensor
     if name == "t5":
         assert torch.allclose(logits_of(made.path), logits_of(model), rtol=0, atol=1e-3)
