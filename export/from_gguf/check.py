@@ -93,8 +93,12 @@ def _metadata(header: Header, plan: GgufPlan) -> list[str]:
             continue
         if key.endswith(".sliding_window_pattern") and not isinstance(found, list):
             continue  # a number, of which the list was made
-        close = isinstance(found, int | float) and isinstance(wanted, float)
-        if not (close and math.isclose(found, wanted, rel_tol=_CLOSE)):
+        close = (
+            isinstance(found, int | float)
+            and isinstance(wanted, int | float)
+            and math.isclose(found, wanted, rel_tol=_CLOSE)
+        )
+        if not close:
             problems.append(f"{key}: {found!r}, the folder gives {wanted!r}")
     return problems
 

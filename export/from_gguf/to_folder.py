@@ -70,7 +70,7 @@ def import_gguf(
     row, config = read_config(header)
     tokens = read_tokens(header, config["vocab_size"])
     config |= {**ids_of(tokens), "dtype": dtype}
-    details = {"dtype": dtype, "imported": _provenance(header, gguf)}
+    details: dict[str, Any] = {"dtype": dtype, "imported": _provenance(header, gguf)}
     license_name = gguf.details.get("license") or header.value("general.license")
     if license_name:
         details["license"] = str(license_name)
@@ -118,7 +118,8 @@ class _Rows:
 
     def __init__(self, row: Read, config: dict[str, Any]) -> None:
         self._names = [row.embedding, *([] if config["tie_word_embeddings"] else ["lm_head.weight"])]
-        self._shape = (config["vocab_size"], config.get("hidden_size", config.get("n_embd", config.get("d_model"))))
+        width: int = config.get("hidden_size") or config.get("n_embd") or config["d_model"]
+        self._shape: tuple[int, ...] = (config["vocab_size"], width)
 
     def names(self) -> list[str]:
         return self._names
