@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Dtype = Literal["float16", "bfloat16", "float32"]
 _SCRATCH = ".scratch"
 UNKNOWN_COST = (
-    "what its quantization cost the model cannot be told from the file: no figure that is measured on this folder "
-    "counts it"
+    "what its quantization cost the model cannot be told from the file: no figure that is measured on this folder, or "
+    "on what is made of it, counts it"
 )
 
 

@@ -295,3 +295,18 @@ def test_what_transformers_4_made_of_a_gguf_is_refused_with_the_command(tmp_path
         gguf_of(folder, tmp_path / "again", "f16")
     made = import_gguf(folder / "tokenizer.model", tmp_path / "right", threads=1)
     assert ids_of(made.path) == ids_of(llama["f32"].parents[2] / "model")
+
+
+def test_the_command(tmp_path: Path, llama: dict[str, Path]) -> None:
+    from click.testing import CliRunner
+
+    from export.from_gguf.cli import import_command
+
+    arguments = [str(llama["q8_0"]), "--out", str(tmp_path / "made"), "--threads", "1", "--dtype", "bfloat16"]
+    done = CliRunner().invoke(import_command, arguments)
+    assert done.exit_code == 0
+    assert "made  bfloat16" in done.stdout
+    assert UNKNOWN_COST in done.stdout
+    assert json.loads((tmp_path / "made" / "config.json").read_text())["dtype"] == "bfloat16"
+    with pytest.raises(AssayError, match="nothing is overwritten"):
+        CliRunner().invoke(import_command, arguments, catch_exceptions=False)
