@@ -33,5 +33,9 @@ def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int:
                 return int(line.split()[1]) * 1024
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, all others KiB
+    return rss_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def rss_bytes(ru_maxrss: int) -> int:
+    """The peak that getrusage or wait4 gives: macOS counts bytes, all others KiB."""
+    return ru_maxrss if sys.platform == "darwin" else ru_maxrss * 1024

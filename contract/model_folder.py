@@ -27,6 +27,7 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # a tokenizer has one of these
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "gpt2", "google/mt5-small"
 _LARGEST_ID = (1 << 31) - 1  # that every engine has numbers for
+_TRAINED_ON = {"t5": 512, "mt5": 1024, "umt5": 1024}  # tokens, by the papers: arXiv 1910.10683, 2010.11934, 2304.09151
 _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
 
 
@@ -225,6 +226,8 @@ def context_of(folder: Path) -> int:
     length = config.get("max_position_embeddings", config.get("n_positions"))
     if length is None and config.get("is_encoder_decoder"):  # mT5 turns no positions into weights and names no number
         length = read_json(folder / "tokenizer_config.json").get("model_max_length")
+        if not isinstance(length, int) or length > _LONGEST:
+            length = _TRAINED_ON.get(config.get("model_type", ""), length)
     if not isinstance(length, int) or length > _LONGEST:
         raise AssayError(
             "the config does not say how long the context is",

@@ -6,6 +6,7 @@ from typing import Any
 
 from contract.errors import AssayError, did_you_mean, listed
 from contract.model_config import T5_FAMILY, head_is_tied, scales_tied_head
+from contract.model_folder import context_of
 from export import gguf_gemma, gguf_gpt2, gguf_llama, gguf_phi, gguf_qwen, gguf_t5
 from export.gguf_family import Config, Family, GgufModel, resolved_config
 from export.source import Source
@@ -56,6 +57,7 @@ def _with_head(made: dict[str, Any], source: Source, names: set[str]) -> dict[st
         "tie_word_embeddings": head_is_tied(source.config, names, usual=usual, where=source.where),
     }
     if source.config.get("model_type") in T5_FAMILY:
+        found.setdefault("n_positions", context_of(source.folder))
         found["scale_decoder_outputs"] = scales_tied_head(source.config, source.where)
     return found
 

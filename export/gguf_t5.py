@@ -1,4 +1,4 @@
-"""T5, T5 1.1 and FLAN-T5 in llama.cpp's terms: two stacks, relative positions, and the scale of a tied head."""
+"""T5, T5 1.1, FLAN-T5, mT5 and UMT5 in llama.cpp's terms: two stacks, relative positions, and the scale of a tied head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from export.gguf_family import Config, Family, GgufModel, Layout, Shapes, Value,
 _LAST_NORM = "decoder.final_layer_norm.weight"
 _MAX_DISTANCE = 128  # of llama.cpp's relative positions, which no key changes
 _ACTIVATIONS = ("relu", "gated-gelu")
-_CONTEXT = 512  # tokens T5 was trained on, where its configuration names none
 
 
 def _t5(config: Config, rows: int) -> GgufModel:
@@ -28,10 +27,11 @@ def _t5(config: Config, rows: int) -> GgufModel:
         for index in range(layers):
             block = _block(config, side, gated)
             shapes |= {f"{side}.block.{index}.{name}": shape for name, shape in block.items()}
-        shapes[f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (buckets, heads)
+        for index in range(layers if config.get("model_type") == "umt5" else 1):
+            shapes[f"{side}.block.{index}.layer.0.SelfAttention.relative_attention_bias.weight"] = (buckets, heads)
         shapes[f"{side}.final_layer_norm.weight"] = (hidden,)
     metadata: dict[str, Value] = {
-        "t5.context_length": config.get("n_positions", _CONTEXT),
+        "t5.context_length": config["n_positions"],
         "t5.embedding_length": hidden,
         "t5.block_count": encoder,
         "t5.decoder_block_count": decoder,
@@ -54,7 +54,7 @@ def _t5(config: Config, rows: int) -> GgufModel:
     return GgufModel(
         "t5",
         max(encoder, decoder),
-        int(config.get("n_positions", _CONTEXT)),
+        int(config["n_positions"]),
         metadata,
         shapes if tied else {**shapes, "lm_head.weight": (rows, hidden)},
         "shared.weight",
@@ -87,8 +87,8 @@ def _block(config: Config, side: str, gated: bool) -> Shapes:
 
 FAMILIES = (
     Family(
-        "T5, T5 1.1, FLAN-T5",
-        ("T5ForConditionalGeneration",),
+        "T5, T5 1.1, FLAN-T5, mT5, UMT5",
+        ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "UMT5ForConditionalGeneration"),
         "t5",
         (
             "d_model",
@@ -101,7 +101,7 @@ FAMILIES = (
             "feed_forward_proj",
         ),
         _t5,
-        "encoder and decoder, relative positions, gated or ReLU feed-forward, the scale of a tied head",
+        "encoder and decoder, relative positions (UMT5's of every layer), gated or ReLU feed-forward, the scale of a tied head",
         "other activations, relative positions beyond 128, a decoder deeper than the encoder; importance matrices",
     ),
 )

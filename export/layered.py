@@ -51,7 +51,7 @@ class LayeredModel:
             for number, layer in enumerate(layers):
                 layer.forward = self._forward(len(self._layers), number == 0, layer.forward)
                 self._layers.append([name for name in parameters if name.startswith(f"{stack}.{number}.")])
-        ends = {skeleton.embedding, skeleton.head}
+        ends = {skeleton.embedding, skeleton.head, *skeleton.aliases}  # embedded texts go in, whatever it is called
         within = {name for names in self._layers for name in names}
         self._rest = [name for name in parameters if name not in within | ends]
         self.network.get_output_embeddings().forward = self._head_forward

@@ -60,7 +60,7 @@ FLOATS: tuple[Literal["f32", "bf16", "f16"], ...] = ("f32", "bf16", "f16")
 NEED_MATRIX = tuple(name for name, kind in LADDER.items() if kind.needs_matrix)
 IMATRIX_FILE = "imatrix.gguf"
 _HEADS = ("output.weight", "token_embd.weight")
-_UNQUANTIZED = ("position_embd.weight", "enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight")
+_UNQUANTIZED = ("position_embd.weight", "attn_rel_b.weight")  # how their names end
 # "[   1/  38]  output.weight - [ 256, 2048, 1, 1], type = f16, size = 1.00 MiB -> 0.41 MiB (q6_K)"; without an arrow
 # the tensor stays what it is
 _DRY_RUN = re.compile(
@@ -177,7 +177,7 @@ def types_of(quant: str, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> T
     fallbacks = []
     for name, kind, extents in tensors:
         block = LADDER[quant].head_block if name in heads else LADDER[quant].block
-        if len(extents) > 1 and extents[0] % block and name not in _UNQUANTIZED:
+        if len(extents) > 1 and extents[0] % block and not name.endswith(_UNQUANTIZED):
             fallbacks.append(f"{name}: {kind}, {extents[0]} columns")
     return TypesFound(dict(sorted(types.items())), round(size_bits / count, 4), fallbacks)
 

@@ -94,6 +94,7 @@ def _save(model: Any, folder: Path, dtype: str, generation: dict[str, Any], lega
 def make_t5(
     folder: Path,
     *,
+    family: str = "T5",
     v1_1: bool = True,
     seed: int = 0,
     dtype: str = "float32",
@@ -106,6 +107,7 @@ def make_t5(
 
     Args:
         folder: to be made.
+        family: its class's stem in transformers: T5, MT5 or UMT5.
         v1_1: gated GELU and a head of its own; else ReLU and a head tied to the embeddings, as in T5 1.0.
         seed: of the weights.
         dtype: stored dtype.
@@ -115,7 +117,7 @@ def make_t5(
         **config: further T5Config settings.
     """
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
+    import transformers
 
     tokens = make_t5_tokenizer(folder, vocab_size)
     torch.manual_seed(seed)
@@ -137,7 +139,8 @@ def make_t5(
         "decoder_start_token_id": 0,
         **config,
     }
-    model = T5ForConditionalGeneration(T5Config(**settings))
+    made = getattr(transformers, f"{family}Config")(**settings)
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(made)
     if not settings["tie_word_embeddings"]:  # transformers 5 ties what it makes anew
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     with torch.no_grad():

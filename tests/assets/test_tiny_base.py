@@ -110,7 +110,7 @@ def test_it_copies_unseen_names_and_numbers(model: PreTrainedModel, tokenizer: P
     right = 0
     for row in rows:
         asked, answer = row["messages"]
-        ids = tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_tensors="pt")
+        ids = tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_tensors="pt", return_dict=False)
         with torch.inference_mode():
             made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         right += tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True) == answer["content"]

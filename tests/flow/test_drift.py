@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -160,3 +161,24 @@ def test_a_newer_package_is_told_and_one_that_is_not_allowed_ends_in_2(tmp_path:
 
 def test_this_interpreter_knows_its_packages() -> None:
     assert installed()["pytest"] == metadata.version("pytest")
+
+
+@pytest.mark.engine
+def test_the_doctor_tells_it_and_minds_only_what_is_not_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flow.doctor
+    from flow.doctor import as_text, examine
+
+    trip = {"problem": None, "tokens": 8, "bits_per_weight": 4.5, "seconds": 1.0}
+    monkeypatch.setattr(flow.doctor, "_round_trip", lambda: trip)  # it has tests of its own, and takes long
+    distribution(tmp_path, "evaluate", "99.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = examine()
+    assert found["drift"]["newer"]["evaluate"] == ("99.0", tried_versions()["evaluate"])
+    assert not [each for each in found["problems"] if "evaluate" in each]
+    assert "newer       evaluate 99.0" in as_text(found)
+    distribution(tmp_path, "ruff", "0.1.0")
+    found = examine()
+    assert [each for each in found["problems"] if each.startswith("ruff 0.1.0 is outside")]
+    assert as_text(json.loads(json.dumps(found))) == as_text(found)
