@@ -103,6 +103,7 @@ def loaded(path: Path, threads: int, failed: list[Failure]) -> Runtime | None:
 
 
 def other_ids(found: list[Pair], pairs: list[Pair]) -> list[Failure]:
+    """What is wrong with prompts that two runtimes made ids of."""
     wrong = sum(a != b for a, b in zip(found, pairs, strict=True))
     text = f"{wrong} of {len(pairs)} prompts have other ids in llama.cpp"
     return [Failure("prompt_ids_differ", text, wrong, 0)] if wrong else []

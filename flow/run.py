@@ -1,4 +1,4 @@
-"""`assay run`: data, a GGUF as base, adapter, merged, GGUF, ONNX, evaluation; what is there and valid is not done again."""
+"""`assay run`: data, base, adapter, merged, GGUF, ONNX, evaluation; what is there and valid is not done again."""
 
 from __future__ import annotations
 

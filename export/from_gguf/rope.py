@@ -51,12 +51,21 @@ def _scaling(header: Header, theta: float, dimensions: int) -> dict[str, Any]:
         case "linear":
             return {} if factor in (None, 0.0, 1.0) else {"rope_type": "linear", "factor": shortest(float(factor))}
         case "yarn" if factor is not None:
-            return {
-                "rope_type": "yarn",
-                "factor": shortest(float(factor)),
-                "original_max_position_embeddings": header.number("rope.scaling.original_context_length"),
-            }
+            return _yarn(header, shortest(float(factor)))
     raise _unknown(header, f"rope.scaling.type {kind}, factor {factor}")
+
+
+def _yarn(header: Header, factor: float) -> dict[str, Any]:
+    """YaRN; llama.cpp multiplies with 1 + 0.1 ln(factor) by itself, and with what the file says (arXiv 2309.00071)."""
+    found = {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": header.number("rope.scaling.original_context_length"),
+    }
+    more = header.real("rope.scaling.attn_factor", 1.0)
+    if not math.isclose(more, 1.0, rel_tol=_CLOSE):
+        found["attention_factor"] = round(more * (1 + 0.1 * math.log(factor)), 7)
+    return found
 
 
 def _llama3(header: Header, factors: Sequence[float], theta: float, dimensions: int) -> dict[str, Any]:

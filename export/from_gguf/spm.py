@@ -69,9 +69,10 @@ def _spelled(tokens: Tokens, token: int) -> str:
 def _merges(tokens: Tokens, texts: dict[int, str]) -> list[list[str]]:
     """Every way to make a piece of two, best score first: llama.cpp joins the neighbours whose piece scores best."""
     assert tokens.scores is not None
+    scores = tokens.scores
     ids = {text: token for token, text in texts.items()}
     pieces = [token for token in texts if tokens.types[token] == NORMAL or _is_merged(tokens, token)]
-    pieces.sort(key=lambda token: (-tokens.scores[token], token))
+    pieces.sort(key=lambda token: (-scores[token], token))
     merges = []
     for token in pieces:
         text = texts[token]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Dtype = Literal["float16", "bfloat16", "float32"]
 _SCRATCH = ".scratch"
 UNKNOWN_COST = (
-    "what its quantization cost the model cannot be told from the file: no figure that is measured on this folder "
-    "counts it"
+    "what its quantization cost the model cannot be told from the file: no figure that is measured on this folder, or "
+    "on what is made of it, counts it"
 )
 
 
@@ -70,7 +70,7 @@ def import_gguf(
     row, config = read_config(header)
     tokens = read_tokens(header, config["vocab_size"])
     config |= {**ids_of(tokens), "dtype": dtype}
-    details = {"dtype": dtype, "imported": _provenance(header, gguf)}
+    details: dict[str, Any] = {"dtype": dtype, "imported": _provenance(header, gguf)}
     license_name = gguf.details.get("license") or header.value("general.license")
     if license_name:
         details["license"] = str(license_name)
@@ -114,14 +114,15 @@ def import_gguf(
 
 
 class _Rows:
-    """The embeddings' shape: all that a family asks of the weights before it says which there are."""
+    """Embeddings and head: all that a family asks of the weights before it says which there are."""
 
     def __init__(self, row: Read, config: dict[str, Any]) -> None:
-        self._name = row.embedding
-        self._shape = (config["vocab_size"], config.get("hidden_size", config.get("n_embd", config.get("d_model"))))
+        self._names = [row.embedding, *([] if config["tie_word_embeddings"] else ["lm_head.weight"])]
+        width: int = config.get("hidden_size") or config.get("n_embd") or config["d_model"]
+        self._shape: tuple[int, ...] = (config["vocab_size"], width)
 
     def names(self) -> list[str]:
-        return [self._name]
+        return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shape

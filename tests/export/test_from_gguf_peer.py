@@ -49,7 +49,9 @@ def test_the_converters_files_come_back(tmp_path: Path, name: str) -> None:
         assert torch.allclose(after.read(tensor).float(), before.read(tensor).float(), **close), tensor
     if name == "t5":
         assert torch.allclose(logits_of(made.path), logits_of(model), rtol=0, atol=1e-3)
-    if name.startswith("gemma"):
-        return  # the converter says that there is no space before a text, whatever the tokenizer does
+    if name.startswith(("gemma", "qwen2")):
+        # there the converter says that there is no space before a text, whatever the tokenizer does; here
+        # transformers 5 makes a Qwen2Tokenizer of whatever vocabulary lies in a folder without tokenizer.json
+        return
     both = list(zip(HARD_TEXTS, ids_of(made.path), ids_of(model), strict=False))
     assert [text for text, a, b in both if a != b and not text.startswith((" ", "▁"))] == []
