@@ -68,8 +68,8 @@ FAMILIES = (
         "qwen2",
         _KEYS,
         _qwen2,
-        "biases on queries, keys and values; RoPE scaling linear, yarn, and dynamic up to the context; a sliding window becomes "
-        "the context",
+        "biases on queries, keys and values; RoPE scaling linear, yarn, and dynamic up to the context; a sliding "
+        "window becomes the context",
         "RoPE scaling longrope, YaRN with other betas than 32 and 1",
     ),
     Family(

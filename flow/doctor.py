@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from contract.artifact import open_artifact
 from contract.cpu import read_flags, usable_cores
 from contract.errors import AssayError
-from export.onnx_tracer.overlay import overlay_versions, pinned_versions
 from contract.memory import installed_bytes
+from export.onnx_tracer.overlay import overlay_versions, pinned_versions
 from flow.drift import Drift, drift_here
 
 if TYPE_CHECKING:
