@@ -164,6 +164,10 @@ def test_an_adapter_merges_into_a_folder_that_both_versions_read(tmp_path: Path)
     right, near = scored(adapter, base_weights="w16"), 3e-5
     merged = merge_adapter(open_artifact(adapter), tmp_path / "merged", dtype="float32").path
     np.testing.assert_allclose(scored(merged), right, rtol=0, atol=near)
+    words_of_tokens = read(merged / "tokenizer_config.json")
+    assert words_of_tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert words_of_tokens["additional_special_tokens"] == ["<|im_start|>"]
+    assert not {"backend", "extra_special_tokens"} & set(words_of_tokens)
     config = read(merged / "config.json")
     for words in (("rope_theta", "rope_scaling"), ("rope_parameters",)):
         half = tmp_path / words[0]
