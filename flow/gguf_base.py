@@ -26,5 +26,5 @@ def gguf_base(recipe: Recipe) -> Artifact | None:
 
 def on_folder(recipe: Recipe, folder: Path) -> Recipe:
     """The same recipe on the model folder that was made of its base."""
-    base = str(folder.resolve())
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base, "revision": None})})
+    model = {"base": str(folder.resolve()), "revision": None, "package": None}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=model)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from contract.errors import AssayError, listed
 from export.from_gguf.header import FLOAT_TYPES, Header, StoredRows
 from export.gguf_family import GgufModel, Layout
+from export.tensors.at_offset import read_at
 from export.weights import rows_per_block
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class GgufWeights:
         """The bytes of some rows."""
         row_bytes = stored.size_bytes // stored.shape[0]
         data = bytearray((stop - start) * row_bytes)
-        if os.preadv(self._file.fileno(), [data], stored.offset + start * row_bytes) != len(data):
+        if read_at(self._file.fileno(), memoryview(data), stored.offset + start * row_bytes) != len(data):
             raise AssayError("the .gguf file was cut short while it was read", where=self._header.where)
         return data
 
