@@ -27,7 +27,7 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # a tokenizer has one of these
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "gpt2", "google/mt5-small"
 _LARGEST_ID = (1 << 31) - 1  # that every engine has numbers for
-_TRAINED_ON = {"t5": 512, "mt5": 1024, "umt5": 1024}  # tokens, by the papers: arXiv 1910.10683, 2010.11934, 2304.09151
+_TRAINED_ON = {"t5": 512, "mt5": 1024, "umt5": 1024}  # tokens: arXiv 1910.10683, 2010.11934; UMT5 as mT5
 _LONGEST = 1 << 30  # tokens; what tokenizers write for "no limit" is far beyond
 
 

@@ -107,8 +107,8 @@ def _space_prefix(spec: dict[str, Any], where: str) -> tuple[bool, bool]:
     """Is a space put before the text, and is that left out where one is there? What else rewrites text is refused."""
     normalizer, pre = spec["normalizer"], spec["pre_tokenizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    prefix, spaces, spares = False, False, False
-    for step in [*steps, *([] if pre is None else [pre])]:
+    prefix, spaces, spares, doubles = False, False, False, False
+    for step in [*steps, *([] if pre is None else pre.get("pretokenizers", [pre]))]:
         match step:
             case {"type": "Prepend", "prepend": "▁"}:
                 prefix = True
@@ -119,6 +119,8 @@ def _space_prefix(spec: dict[str, Any], where: str) -> tuple[bool, bool]:
                 spares = prefix
             case {"type": "Split", "pattern": {"String": " "}} if spaces:
                 pass  # Gemma's; no space is left by then
+            case {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"} if spaces:
+                doubles = True  # transformers 5's way to put a space before a text that begins with one, too
             case _:
                 raise AssayError(
                     "the tokenizer rewrites text in a way llama.cpp's SentencePiece does not",
@@ -132,4 +134,4 @@ def _space_prefix(spec: dict[str, Any], where: str) -> tuple[bool, bool]:
             where=where,
             expected=f"spaces replaced by {_SPACE}",
         )
-    return prefix, spares
+    return prefix, spares and not doubles

@@ -10,7 +10,9 @@ import copy
 import shutil
 import sys
 import time
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,8 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
         try:
             twin = make_twin(resolve_model(recipe.model.base, recipe.model.revision), folder / "base")
             small = _small(recipe, splits, twin, folder)
-            made = run_recipe(small, folder / "run", device=device, threads=threads, until="onnx").artifacts
+            with redirect_stderr(StringIO()):  # its steps and figures are not the model's
+                made = run_recipe(small, folder / "run", device=device, threads=threads, until="onnx").artifacts
             for label in _last_of_each(small):
                 runtime = load_runtime(made[label], threads=threads)
                 try:
