@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contract.errors import AssayError, did_you_mean
@@ -39,6 +39,8 @@ def read_config(header: Header) -> tuple[Read, dict[str, Any]]:
             expected=", ".join(READ),
             hint=did_you_mean(header.arch, READ),
         )
+    if header.arch == "t5" and _has(header, "enc.blk.1.attn_rel_b.weight"):  # relative positions of every layer
+        row = replace(row, model_class="UMT5ForConditionalGeneration", model_type="umt5")
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None:
         raise AssayError("the file has no embeddings", where=header.where, expected="token_embd.weight")

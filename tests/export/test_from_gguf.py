@@ -60,7 +60,11 @@ LLAMAS |= {
     "llama-yarn": {"rope_scaling": YARN},
     "llama-yarn-attention": {"rope_scaling": {**YARN, "attention_factor": 1.3}},
 }
-T5S: dict[str, dict[str, Any]] = {"t5-1.1": {}, "t5-1.0": {"v1_1": False}}
+T5S: dict[str, dict[str, Any]] = {"t5-1.1": {}, "t5-1.0": {"v1_1": False}, "mt5": {"family": "MT5"}}
+T5S |= {
+    "umt5": {"family": "UMT5", "v1_1": False, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 1},
+    "umt5-own-head": {"family": "UMT5"},
+}
 
 
 def make(folder: Path, name: str) -> Path:
