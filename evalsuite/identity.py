@@ -62,8 +62,7 @@ def label_of(artifact: Artifact, quant: str | None) -> str:
 
 
 def stored_otherwise(artifact: Artifact) -> str | None:
-    """Which tensors of a GGUF its type could not take, and what they have become; None where there is none, or it is not
-    recorded."""
+    """Which tensors of a GGUF its type could not take, and what they have become; None: none, or it is not recorded."""
     fallbacks = artifact.details.get("fallbacks") or []
     found = [match for line in fallbacks if (match := _FALLBACK.fullmatch(str(line)))]
     if artifact.kind != "gguf" or not found:
@@ -72,9 +71,9 @@ def stored_otherwise(artifact: Artifact) -> str | None:
     columns = sorted({int(match["columns"]) for match in found})
     block = 32 if any(column % 32 for column in columns) else 256
     total = sum(artifact.details.get("tensor_types", {}).values())
+    instead = " and ".join(f"{kind} ({count})" for kind, count in sorted(types.items()))
     return (
-        f"{len(found)} of its {total} tensors are stored as "
-        f"{' and '.join(f'{kind} ({count})' for kind, count in sorted(types.items()))}: this type packs {block} values of a row "
+        f"{len(found)} of its {total} tensors are stored as {instead}: this type packs {block} values of a row "
         f"at a time, and these have {' or '.join(map(str, columns))} a row. The file is larger for it, and no worse."
     )
 
