@@ -28,9 +28,7 @@ def test_a_folder_stands_under_the_limits_of_its_own_dtype(tmp_path: Path, dtype
 def test_tensors_that_a_type_could_not_take_are_told_in_words(tmp_path: Path) -> None:
     kinds = ("Q5_0", "Q5_0", "Q8_0")
     details = {
-        "fallbacks": [
-            f"blk.{at}.attn_q.weight: {kind}, 576 columns" for at, kind in enumerate(["Q5_0", "Q5_0", "Q8_0"])
-        ],
+        "fallbacks": [f"blk.{at}.attn_q.weight: {kind}, 576 columns" for at, kind in enumerate(kinds)],
         "tensor_types": {"Q5_0": 2, "Q8_0": 1, "F32": 4},
     }
     with new_artifact(tmp_path / "q4_k_m", "gguf", "m", details=details) as draft:
