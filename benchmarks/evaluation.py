@@ -1,6 +1,8 @@
 """How much faster an artifact is evaluated than by the plain loop, one document at a time: ratios, in one run.
 
-    python -m benchmarks.evaluation [--run runs/tiny] [--documents 200] [--threads N] [--random]
+    python -m benchmarks.evaluation [--run runs/tiny] [--documents 200] [--threads N]
+    python -m benchmarks.evaluation --model FOLDER [--data ROWS.jsonl] [--documents 16] [--threads N]
+    python -m benchmarks.evaluation --random
 
 What costs time in `assay eval` is measured: greedy summaries, and teacher-forced logits on the reference summaries and
 on the greedy ones of the model it is compared with, with the distances between them. The plain loop is what one writes
@@ -40,11 +42,23 @@ Generate = Callable[[Sequence[int]], list[int]]
 Score = Callable[[Sequence[int], Sequence[int]], np.ndarray]
 
 
+class Clock:
+    """Starts when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds since then, and seconds of the processor."""
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
 @dataclass
 class Outcome:
     """What one side made of the documents, and how long it took."""
 
     seconds: float
+    cpu_seconds: float
     summaries: list[list[int]]
     distances: list[TokenDistances]  # empty where there is nothing to compare with
 
@@ -69,7 +83,7 @@ def assay_reference(
     """The root of an evaluation: it writes the greedy targets, and its logits are kept."""
     runtime = load_runtime(artifact, threads=threads, parallel=PARALLEL)
     params = GenerateParams(max_new_tokens=most)
-    started = time.perf_counter()
+    clock = Clock()
 
     def write_targets(prompts: Sequence[Sequence[int]], golds: Sequence[Sequence[int]]) -> tuple[Completion, ...]:
         size = chunk_size(runtime, golds, most, spool)
@@ -81,35 +95,35 @@ def assay_reference(
     kept = LogitsSpool(spool, runtime.vocab_size, [len(target) for _, target in targets.pairs])
     if not kept.complete:
         score_against(runtime, targets.pairs, [], kept)
-    seconds = time.perf_counter() - started
+    seconds = clock.read()
     runtime.close()
-    return Work(targets, kept, most), Outcome(seconds, [list(c.ids) for c in targets.greedy], [])
+    return Work(targets, kept, most), Outcome(*seconds, [list(c.ids) for c in targets.greedy], [])
 
 
 def assay_candidate(artifact: Artifact, work: Work, threads: int) -> Outcome:
     """Held against the reference; its own summaries follow from that as far as they agree."""
     assert work.reference is not None
     runtime = load_runtime(artifact, threads=threads, parallel=PARALLEL)
-    started = time.perf_counter()
+    clock = Clock()
     [distances] = score_against(runtime, work.targets.pairs, [work.reference])
     greedy = zip(work.targets.pairs[1::2], distances[1::2], strict=True)
     starts: list[Start] = [start_of(target, found, runtime.stop_ids, work.most) for (_, target), found in greedy]
     written = write(runtime, work.prompts, starts, GenerateParams(max_new_tokens=work.most))
-    seconds = time.perf_counter() - started
+    seconds = clock.read()
     runtime.close()
-    return Outcome(seconds, [list(completion.ids) for completion in written], distances)
+    return Outcome(*seconds, [list(completion.ids) for completion in written], distances)
 
 
 def plain_loop(work: Work, generate: Generate, score: Score, *, compare: bool) -> Outcome:
     """One document after the other."""
-    started = time.perf_counter()
+    clock = Clock()
     summaries = [generate(prompt) for prompt in work.prompts]
     distances = []
     for index, (prompt, target) in enumerate(work.targets.pairs):
         logits = score(prompt, target)
         if compare and work.reference is not None:
             distances.append(token_distances(work.reference.read(index), logits, target))
-    return Outcome(time.perf_counter() - started, summaries, distances)
+    return Outcome(*clock.read(), summaries, distances)
 
 
 def plain_torch(artifact: Artifact, work: Work, threads: int, *, compare: bool) -> Outcome:
@@ -194,11 +208,18 @@ def _without_amx() -> None:
     llama_cpp.llama_model_default_params = params
 
 
+def compared(fast: Outcome, slow: Outcome) -> str:
+    """Both sides' seconds and their ratios."""
+    wall = f"assay {fast.seconds:.1f} s, plain loop {slow.seconds:.1f} s: ratio {slow.seconds / fast.seconds:.2f}x"
+    cpu = f"{fast.cpu_seconds:.1f} s and {slow.cpu_seconds:.1f} s: {slow.cpu_seconds / fast.cpu_seconds:.2f}x"
+    return f"{wall}; of the processor {cpu}"
+
+
 def report(title: str, fast: Outcome, slow: Outcome) -> None:
     """Print the ratio, and whether both sides found the same."""
     same = sum(a == b for a, b in zip(fast.summaries, slow.summaries, strict=True))
     print(f"{title}: {len(fast.summaries)} documents")
-    print(f"  assay {fast.seconds:.1f} s, plain loop {slow.seconds:.1f} s: ratio {slow.seconds / fast.seconds:.2f}x")
+    print(f"  {compared(fast, slow)}")
     print(f"  {same} of {len(fast.summaries)} summaries are the same, token for token")
     if fast.distances:
         print(f"  mean KL from the reference {mean_kl(fast.distances):.4g} and {mean_kl(slow.distances):.4g} nats")
@@ -212,10 +233,11 @@ def run(reference: Artifact, q8_0: Artifact, examples: Sequence[Example], most: 
         report(f"{what}, torch in float32", fast, slow)
         fast_q8_0, slow_q8_0 = assay_candidate(q8_0, work, threads), plain_llama(q8_0, work, threads)
         report(f"{what}, Q8_0 in llama.cpp", fast_q8_0, slow_q8_0)
-    seconds = [one.seconds + other.seconds for one, other in ((fast, fast_q8_0), (slow, slow_q8_0))]
-    print(
-        f"both together: assay {seconds[0]:.1f} s, plain loop {seconds[1]:.1f} s: ratio {seconds[1] / seconds[0]:.2f}x"
-    )
+    both = [
+        Outcome(one.seconds + other.seconds, one.cpu_seconds + other.cpu_seconds, [], [])
+        for one, other in ((fast, fast_q8_0), (slow, slow_q8_0))
+    ]
+    print(f"both together: {compared(*both)}")
 
 
 def random_model(folder: Path) -> Artifact:
@@ -245,21 +267,27 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "tiny", help="made by `make demo`")
-    parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--model", type=Path, help="a model folder in place of the run's adapter")
+    parser.add_argument("--data", default=str(ROOT / "assets" / "dialogues" / "test.jsonl"))
+    parser.add_argument("--documents", type=int, help="default: 200, of a model of real size 16")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--random", action="store_true", help="a random model of 0.3 billion parameters instead")
     options = parser.parse_args()
-    examples = read_examples(str(ROOT / "assets" / "dialogues" / "test.jsonl"), None, limit=options.documents)
-    if not options.random:
+    large = options.random or options.model
+    examples = read_examples(options.data, None, limit=options.documents or (16 if large else 200))
+    if not large:
         adapter, q8_0 = (open_artifact(options.run / path) for path in ("adapter", "gguf/q8_0"))
         run(adapter, q8_0, examples, 128, options.threads, "the tuned default")
         return
     from export.to_gguf import export_gguf
 
     with TemporaryDirectory() as scratch:
-        model = random_model(Path(scratch) / "model")
+        model = open_artifact(options.model) if options.model else random_model(Path(scratch) / "model")
         [q8_0] = export_gguf(model, Path(scratch) / "gguf", quants=["q8_0"])
-        run(model, q8_0, examples[:8], 32, options.threads, "0.3 billion random parameters")
+        if options.model:
+            run(model, q8_0, examples, 96, options.threads, options.model.name)
+        else:
+            run(model, q8_0, examples[:8], 32, options.threads, "0.3 billion random parameters")
 
 
 if __name__ == "__main__":

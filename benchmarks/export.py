@@ -29,6 +29,7 @@ from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from contract.cpu import usable_cores
+from contract.memory import rss_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
@@ -41,7 +42,7 @@ import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 base, adapter, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float16)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16)
 PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
 AutoTokenizer.from_pretrained(base).save_pretrained(out)
 """
@@ -189,7 +190,7 @@ def measured(words: Sequence[str | Path]) -> Cost:
         if child.returncode:
             said.seek(0)
             raise SystemExit(f"{words[0]} …: exit {child.returncode}\n{said.read().decode()[-2000:]}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, rss_bytes(usage.ru_maxrss))
 
 
 def round_of(steps: Sequence[str], model: Model, work: Path, llama_cpp: Path | None, threads: int) -> dict[str, Cost]:

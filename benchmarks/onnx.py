@@ -106,6 +106,8 @@ def genai(folder: Path, _: int, __: int) -> Write:
 
 def work(engine: str, folder: Path, prompts: list[list[int]], tokens: int, threads: int) -> None:
     """In a process of its own: load and warm up; then for every line, which says how many prompts, a measurement."""
+    from contract.memory import peak_rss_bytes
+
     began_s = time.perf_counter()
     write = {"ours": ours, "optimum": optimum, "genai": genai}[engine](folder, threads, len(prompts))
     loaded = {"load_s": time.perf_counter() - began_s}
@@ -120,9 +122,7 @@ def work(engine: str, folder: Path, prompts: list[list[int]], tokens: int, threa
         began_s = time.perf_counter()
         made = write(chosen, tokens)
         took_s = time.perf_counter() - began_s
-        status = Path("/proc/self/status").read_text().splitlines()
-        [peak] = [line.split()[1] for line in status if line.startswith("VmHWM")]  # ru_maxrss remembers the parent's
-        found = {"first_s": first_s, "whole_s": took_s, "made": made, "peak_mib": int(peak) / 1024}
+        found = {"first_s": first_s, "whole_s": took_s, "made": made, "peak_mib": peak_rss_bytes() / 2**20}
         print(json.dumps(found), flush=True)
 
 

@@ -7,10 +7,20 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.sysctl import sysctl
+
 # multiply 8-bit values and add four products in 32 bits; without them pairs are added in 16 bits, which overflow
 _SAFE_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _FEATURES = ("avx2", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+# what macOS calls them on Apple silicon -> what Linux does
+_APPLE_FEATURES = {
+    "AdvSIMD": "asimd",
+    "arm.FEAT_BF16": "bf16",
+    "arm.FEAT_DotProd": "asimddp",
+    "arm.FEAT_FP16": "asimdhp",
+    "arm.FEAT_I8MM": "i8mm",
+}
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,15 @@ def multiplies_bfloat16() -> bool:
     return not flags or bool(_BFLOAT16 & flags)
 
 
-def read_flags() -> tuple[str, set[str]]:
-    """The processor's name and all features that the kernel names; without a /proc/cpuinfo none is known."""
-    info = Path("/proc/cpuinfo")
+def read_flags(info: Path = Path("/proc/cpuinfo")) -> tuple[str, set[str]]:
+    """The processor's name and all features that the kernel names, in Linux's words; none where it names none.
+
+    Args:
+        info: where Linux says it.
+    """
     if not info.is_file():
-        return platform.processor() or platform.machine(), set()
+        features = {name for apple, name in _APPLE_FEATURES.items() if sysctl(f"hw.optional.{apple}") == "1"}
+        return sysctl("machdep.cpu.brand_string") or platform.machine(), features
     values: dict[str, str] = {}
     for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, value = line.partition(":")

@@ -15,13 +15,14 @@ import hashlib
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from glob import escape
 from pathlib import Path
+
+from contract.sysctl import sysctl
 
 _UNKNOWN = "unlocked"  # in BOOT's place: nobody can tell whether somebody works on it
 
@@ -128,11 +129,7 @@ def boot_id() -> str | None:
     """What tells this start of this machine's kernel from every other, the same in all its containers, if it says."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
-    if sys.platform == "darwin":
-        with suppress(OSError, subprocess.SubprocessError):
-            asked = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-            return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    return None
+    return sysctl("kern.bootsessionuuid") or None
 
 
 def partial_of(path: Path) -> Path:
@@ -153,6 +150,19 @@ def sync_path(path: Path) -> None:
     """Have a file's content, or a folder's own entries, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_to_disk(descriptor: int) -> None:
+    """Return when what was written to a file, or a folder's own entries, would outlast a power cut.
+
+    On macOS fsync leaves it in the drive's own memory; F_FULLFSYNC, which some file systems lack, does not (fsync(2)).
+    """
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)

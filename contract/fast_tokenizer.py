@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
+from contract.gguf_leftovers import refuse_leftovers
 from contract.model_folder import VOCABULARIES, read_json
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ def load_fast(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
         options: for `from_pretrained`.
 
     Raises:
-        AssayError: there is none (transformers 5 would make one of special tokens alone), or its files contradict each
-            other.
+        AssayError: there is none (transformers 5 would make one of special tokens alone), its files contradict each
+            other, or transformers made it of a GGUF and it is not the GGUF's.
         Exception: whatever transformers and tokenizers raise; they have no narrower type for all of it.
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise AssayError("there is no tokenizer", where=str(folder), expected=f"one of {listed(VOCABULARIES)}")
+    refuse_leftovers(folder)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path, named = folder / "tokenizer.json", _says_itself(folder)

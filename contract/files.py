@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from contract.drafts import partial_of, sync_path
+from contract import locks
+from contract.drafts import flush_to_disk, partial_of, sync_path
 from contract.errors import AssayError
 
 Read = TypeVar("Read")
@@ -32,7 +31,7 @@ def write_whole(path: Path, text: str, *, errors: str = "strict", durable: bool 
             file.write(text)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                flush_to_disk(file.fileno())
         partial.replace(path)
         if durable:
             sync_path(path.parent)
@@ -83,15 +82,14 @@ def refuse_constant(text: str) -> None:
 def alone(lock: Path, refusal: AssayError) -> Iterator[None]:
     """Hold the lock file, which is made where it is missing; `refusal` is raised where another process holds it.
 
-    So it is where the lock's folder is gone: another process has just ended its work there and cleaned up.
+    So it is where the lock's folder is gone: another process has just ended its work there and cleaned up. Where the
+    file system keeps no locks, contract/locks.py's error is.
     """
     try:
-        opened = lock.open("w")
+        opened = lock.open("w", encoding="utf-8")
     except FileNotFoundError:
         raise refusal from None
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise refusal from None
+        if not locks.lock(file.fileno(), lock, wait=False):
+            raise refusal
         yield

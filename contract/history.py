@@ -9,7 +9,6 @@ documents, measured as strictly. The order is that of the file; no clock is aske
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 from contract.errors import AssayError
 from contract.files import read_versioned, write_whole
+from contract.locks import lock
 from contract.typed import from_json
 from contract.verdict import VERDICT_FILE, Basis, Verdict, worst
 
@@ -271,7 +271,7 @@ def _changing(path: Path) -> Iterator[History]:
     """Alone with a verdict file, so that two evaluations do not lose each other's word."""
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, path.parent, wait=True)
         yield known_history(path)
     finally:
         os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def resolve_model(reference: str | Path, revision: str | None = None, *, beside:
         return path.resolve()
     if beside is not None and path.parts[:1] == ("..",) and (beside / path).is_dir():
         return (beside / path).resolve()
+    if path.is_file() and path.suffix == ".gguf":
+        raise AssayError(
+            "a model folder is wanted here, and this is a GGUF",
+            where=reference,
+            hint=f"make a folder of it: {import_command(path)} (assay run does so by itself)",
+        )
     if path.exists() or not _HUB_ID.fullmatch(reference):
         raise AssayError("no such model folder", where=reference)
     try:
@@ -106,6 +113,11 @@ def resolve_model(reference: str | Path, revision: str | None = None, *, beside:
             got=str(error).splitlines()[0],
         ) from None
     return Path(folder)
+
+
+def import_command(gguf: str | Path) -> str:
+    """The command that makes a model folder of a GGUF."""
+    return f"assay import {shlex.quote(str(gguf))} --out FOLDER"
 
 
 def token_text(value: Any) -> str | None:

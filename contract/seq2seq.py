@@ -49,17 +49,23 @@ def source_ids(form: Seq2SeqFormat, messages: Sequence[Message], tokenize: Token
     return [*form.prefix, *tokenize(source_text(messages), False), *form.suffix]
 
 
-def target_ids(form: Seq2SeqFormat, text: str, tokenize: Tokenize) -> list[int]:
+def target_ids(form: Seq2SeqFormat, text: str, tokenize: Tokenize, closing: Sequence[int] = ()) -> list[int]:
     """The ids the decoder is to write for `text`, closing token included; what it starts with is not among them.
+
+    Args:
+        form: what the tokenizer puts around a text.
+        text: the answer.
+        tokenize: text to ids, without special tokens.
+        closing: what ends it where the tokenizer closes nothing, for those to whom any end is right.
 
     Raises:
         AssayError: the text is empty, or the tokenizer closes nothing.
     """
     if not text.strip():
         raise AssayError("an answer without text has no ids")
-    if not form.suffix:
+    if not form.suffix and not closing:
         raise AssayError("nothing ends the answer: the tokenizer puts no closing token behind a text")
-    return [*form.prefix, *tokenize(text.strip(), False), *form.suffix]
+    return [*form.prefix, *tokenize(text.strip(), False), *(form.suffix or closing)]
 
 
 def decoder_input_ids(form: Seq2SeqFormat, target: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ import platform
 
 from contract.artifact import tool_versions
 from contract.cpu import read_flags
+from contract.memory import installed_bytes
 from evalsuite.results import Environment
 
 # Instructions that quantized kernels choose between; results and speed differ with them.
@@ -50,7 +51,7 @@ def environment(threads: int) -> Environment:
         tuple(name for name in _FEATURES if name in flags),
         os.cpu_count() or 1,
         threads,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        installed_bytes(),
         f"{platform.system()} {platform.release()}",
         platform.python_version(),
         tool_versions(*_PACKAGES),

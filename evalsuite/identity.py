@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections import Counter
 from pathlib import Path
 
 from contract.artifact import ONNX_LABEL, Artifact
@@ -48,6 +49,9 @@ _FILE_TYPES = {
 }
 
 
+_FALLBACK = re.compile(r"\S+: (?P<type>\w+), (?P<columns>\d+) columns")  # as export writes it
+
+
 def label_of(artifact: Artifact, quant: str | None) -> str:
     """ "adapter", "merged", a quantization, "onnx-int8", or what else its name makes of it; usable as a file name."""
     if artifact.kind in ("adapter", "merged"):
@@ -55,6 +59,23 @@ def label_of(artifact: Artifact, quant: str | None) -> str:
     if artifact.kind == "onnx" and quant:
         return ONNX_LABEL + quant
     return quant or re.sub(r"[^A-Za-z0-9._-]+", "-", artifact.name).strip(".-") or artifact.kind
+
+
+def stored_otherwise(artifact: Artifact) -> str | None:
+    """Which tensors of a GGUF its type could not take, and what they have become; None: none, or it is not recorded."""
+    fallbacks = artifact.details.get("fallbacks") or []
+    found = [match for line in fallbacks if (match := _FALLBACK.fullmatch(str(line)))]
+    if artifact.kind != "gguf" or not found:
+        return None
+    types = Counter(match["type"] for match in found)
+    columns = sorted({int(match["columns"]) for match in found})
+    block = 32 if any(column % 32 for column in columns) else 256
+    total = sum(artifact.details.get("tensor_types", {}).values())
+    instead = " and ".join(f"{kind} ({count})" for kind, count in sorted(types.items()))
+    return (
+        f"{len(found)} of its {total} tensors are stored as {instead}: this type packs {block} values of a row "
+        f"at a time, and these have {' or '.join(map(str, columns))} a row. The file is larger for it, and no worse."
+    )
 
 
 def storage(artifact: Artifact) -> tuple[str | None, float | None]:

@@ -129,7 +129,7 @@ def unloadable(faults: Sequence[Fault], taken: Iterable[str]) -> tuple[Unloadabl
 
 
 def _free(label: str, taken: set[str]) -> str:
-    number = 1
-    while (free := label if number == 1 else f"{label}-{number}") in taken:
+    number, folded = 1, {each.casefold() for each in taken}  # file names, as in the plan
+    while (free := label if number == 1 else f"{label}-{number}").casefold() in folded:
         number += 1
     return free

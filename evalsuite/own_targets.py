@@ -41,7 +41,8 @@ def chunk_size(runtime: Runtime, golds: Sequence[Ids], most_tokens: int, path: P
     fits = _HELD_BYTES // ((max(map(len, golds)) + most_tokens) * row_bytes)
     if fits < min(_FEWEST, len(golds)) or not room_for(size_bytes, path):
         return 0
-    return min(CHUNK, fits)
+    chunks = -(-len(golds) // min(CHUNK, fits))
+    return -(-len(golds) // chunks)  # of like size: a last one of a few documents would gain little by its company
 
 
 def write_and_spool(

@@ -169,8 +169,9 @@ def plan(
             judged = alone or lost is not None or (link is not None and link.purpose != "training")
             quant, bits = storage(artifact)
             label = "base" if is_base else label_of(artifact, quant)
-            labels[label] = labels.get(label, 0) + 1
-            label = label if labels[label] == 1 else f"{label}-{labels[label]}"
+            known = label.casefold()  # labels become file names, and macOS takes a.csv and A.csv for one file
+            labels[known] = labels.get(known, 0) + 1
+            label = label if labels[known] == 1 else f"{label}-{labels[known]}"
             role: Role = "candidate" if judged else "reference"
             nodes[digest, None] = Node(artifact, label, role, True, quant, bits, lost=lost)
         return nodes[digest, None]

@@ -53,7 +53,7 @@ class Environment:
     cpu_features: tuple[str, ...]
     cores: int
     threads: int
-    memory_bytes: int
+    memory_bytes: int | None  # None: the system does not tell
     system: str
     python: str
     versions: dict[str, str]  # package -> version
@@ -260,6 +260,7 @@ class Row:
     comparisons: tuple[Comparison, ...]
     speed: Speed | None
     lost: str | None = None  # what it was made from, where that is not here to be compared with
+    stored: str | None = None  # what the name of its type does not say: tensors that are stored in other types
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from contract.runtime import Completion
+from evalsuite.identity import stored_otherwise
 from evalsuite.judged import difference_of_rouge, difference_of_shares, interval_of_share
 from evalsuite.results import Comparison, Interval, Prediction, Purpose, Row, Speed
 from evalsuite.scorer import Scored, TaskScorer
@@ -49,6 +50,7 @@ def row_of(visit: Visit, scored: Mapping[str, Scored], speed: Speed | None) -> R
         comparisons=tuple(comparisons),
         speed=speed,
         lost=node.lost,
+        stored=stored_otherwise(artifact),
     )
 
 

@@ -7,12 +7,16 @@ where it is more than the reference's, all documents are written or scored so, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from contract.runtime import Completion, GenerateParams, Runtime, ScoresAsWritten
 from evalsuite.distance import LogitsSpool, Pair, TokenDistances, mean_kl, summarize, token_distances
 from evalsuite.results import Distance, PathNoise, TargetSet
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SERVED_KINDS = ("gguf", "onnx")  # of artifacts that `assay serve` takes
 SERVED_DOCUMENTS = 32  # at least, where there are as many
@@ -27,6 +31,19 @@ class Alone:
     noise: tuple[PathNoise, ...] = ()  # gold, greedy
     distances: tuple[Distance, ...] = ()  # of all documents, where one of those differs
     not_finite: int = 0  # tokens with a logit that is not finite; then there are no figures
+
+
+@dataclass
+class Written:
+    """Summaries of a document are written right after it was scored, while its prompt is still read."""
+
+    prompts: Sequence[Sequence[int]]  # of all documents, by its own tokenizer and template
+    many: Sequence[Completion]  # of the documents of `spread`, as they are written many at once
+    alone: dict[int, Completion] = field(default_factory=dict)  # filled in: by document, as the server writes them
+
+    def differ(self, documents: Sequence[int]) -> int:
+        """How many of these are not what was written many at once."""
+        return texts_differ([self.alone[document] for document in documents], self.many)
 
 
 def spread(prompts: Sequence[Sequence[int]], most: int = SERVED_DOCUMENTS) -> tuple[int, ...]:
@@ -84,8 +101,11 @@ def score_alone(
     scored: Sequence[TokenDistances],
     reference_noise: Mapping[TargetSet, float],
     step: Callable[[], None],
+    written: Written,
 ) -> Alone:
     """Score some documents as the server would write them, and all of them where that is another thing than before.
+
+    The documents are written as well, and where their texts differ, too, so are all that are scored.
 
     Args:
         runtime: the artifact as the server loads it.
@@ -96,27 +116,29 @@ def score_alone(
         many: the artifact's own as they came many at once, of these documents' pairs only.
         scored: the artifact's own, many at once, against the reference; of all pairs.
         reference_noise: the reference's own, nats, as far as it was measured.
-        step: called for every pair that is done.
+        step: called for every pair that is done, and every summary.
+        written: takes the summaries; unless the figures are finite they are not all there.
     """
     import numpy as np
 
-    assert isinstance(runtime, ScoresAsWritten), "what is served can be scored as it is written"
-    at = pairs_of(documents)
     served: dict[int, TokenDistances] = {}
     between: dict[int, TokenDistances] = {}
     largest = [0.0, 0.0]
-    for number, (index, block) in enumerate(
-        zip(at, runtime.score_as_written([pairs[index] for index in at], params), strict=True)
-    ):
-        other, target = many.read(number), pairs[index][1]
-        served[index] = token_distances(reference.read(index), block, target)
-        between[index] = token_distances(other, block, target)
-        if block.size:
-            with np.errstate(invalid="ignore"):
-                largest[index % 2] = max(largest[index % 2], float(np.abs(block - other).max()))
-        step()
+    for number, document in enumerate(documents):
+        for which, block in enumerate(_as_written(runtime, pairs, document, params)):
+            index = 2 * document + which
+            other, target = many.read(2 * number + which), pairs[index][1]
+            served[index] = token_distances(reference.read(index), block, target)
+            between[index] = token_distances(other, block, target)
+            if block.size:
+                with np.errstate(invalid="ignore"):
+                    largest[which] = max(largest[which], float(np.abs(block - other).max()))
+            step()
+        if not _not_finite(served):
+            [written.alone[document]] = write_alone(runtime, [written.prompts[document]], params, step)
     if not_finite := _not_finite(served):
         return Alone(not_finite=not_finite)
+    at = pairs_of(documents)
     noise = tuple(
         PathNoise(
             name,
@@ -130,10 +152,14 @@ def score_alone(
     )
     if not any(map(differs, noise)):
         return Alone(noise)
-    rest = [index for index in range(len(pairs)) if index not in served]
-    for index, block in zip(rest, runtime.score_as_written([pairs[index] for index in rest], params), strict=True):
-        served[index] = token_distances(reference.read(index), block, pairs[index][1])
-        step()
+    all_written = written.differ(documents) > 0
+    for document in sorted(set(range(len(pairs) // 2)) - set(documents)):
+        for which, block in enumerate(_as_written(runtime, pairs, document, params)):
+            index = 2 * document + which
+            served[index] = token_distances(reference.read(index), block, pairs[index][1])
+            step()
+        if all_written and not _not_finite(served):
+            [written.alone[document]] = write_alone(runtime, [written.prompts[document]], params, step)
     if not_finite := _not_finite(served):
         return Alone(not_finite=not_finite)
     return Alone(
@@ -143,6 +169,12 @@ def score_alone(
             for which, name in enumerate(_TARGET_SETS)
         ),
     )
+
+
+def _as_written(runtime: Runtime, pairs: Sequence[Pair], document: int, params: GenerateParams) -> Iterator[np.ndarray]:
+    """Gold, then greedy, one right after the other: an engine may keep the prompt that it has read."""
+    assert isinstance(runtime, ScoresAsWritten), "what is served can be scored as it is written"
+    return runtime.score_as_written(pairs[2 * document : 2 * document + 2], params)
 
 
 def _not_finite(served: Mapping[int, TokenDistances]) -> int:

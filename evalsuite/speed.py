@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError
+from contract.memory import peak_rss_bytes
 from contract.own_process import own_environment, own_module
 from contract.runtime import GenerateParams
 from evalsuite.results import Speed
@@ -93,24 +93,12 @@ def _measure(path: str, prompts: Sequence[Sequence[int]], threads: int) -> Speed
         per_token_p95,
         tokens / total_s,
         len(done) / total_s,
-        _peak_rss_bytes(),
+        peak_rss_bytes(),
         threads,
         len(done),
         round(sum(len(prompt) for prompt in prompts) / len(prompts)),
         len(done[0].ids),
     )
-
-
-def _peak_rss_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

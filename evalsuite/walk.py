@@ -25,6 +25,7 @@ from evalsuite.results import Noise, ServedPath, TargetSet
 from evalsuite.served_path import (
     SERVED_DOCUMENTS,
     SERVED_KINDS,
+    Written,
     pairs_of,
     score_alone,
     spread,
@@ -292,15 +293,28 @@ class Walk:
     ) -> Found:
         prompts = [found.prompts[index] for index in documents]
         starts = [found.starts[index] for index in documents]
-        self._write(node, f"{key}-some", model, prompts, starts)  # while the model is there
+        some = self._write(node, f"{key}-some", model, prompts, starts)  # while the model is there
+        written = Written(found.prompts[: len(self.examples)], some)
         self.progress.say(f"{node.label}: {len(documents)} documents one at a time, as it is served …")
         runtime = alone()
         step = partial(self.progress.step, node.label, Progress.ALONE)
         with alone.at_work():
-            alone_ = score_alone(runtime, targets.pairs, documents, self.params, reference, many, scored, noise, step)
+            alone_ = score_alone(
+                runtime, targets.pairs, documents, self.params, reference, many, scored, noise, step, written
+            )
+        rest = [index for index in range(len(self.examples)) if index not in documents]
+        for which, indices in (("some", documents), ("rest", rest)):
+            if indices and all(index in written.alone for index in indices) and not alone_.not_finite:
+                asked = [found.prompts[index] for index in indices]
+                self._keep_written(f"{key}-{which}", asked, [written.alone[index] for index in indices])
         if not alone_.distances:
             self.progress.expect(-2 * (len(self.examples) - len(documents)) * Progress.ALONE)
         return replace(found, alone=alone_)
+
+    def _keep_written(self, key: str, prompts: Sequence[tuple[int, ...]], completions: Sequence[Completion]) -> None:
+        """As `_write` would, had it written them alone."""
+        for number, indices in enumerate(_chunks(prompts)):
+            self.cache.put("alone", f"{key}-{number}", _Chunk(tuple(completions[index] for index in indices)))
 
     def _is_served(self, node: Node) -> bool:
         """Is it judged the way it is served?"""
@@ -465,10 +479,8 @@ class Walk:
         """
         kind = "alone" if alone else "summaries"
         starts = starts or [Start((), None)] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         completions: dict[int, Completion] = {}
-        for number, start in enumerate(range(0, len(order), _CHUNK)):
-            indices = order[start : start + _CHUNK]
+        for number, indices in enumerate(_chunks(prompts)):
             chunk = self.cache.get(kind, f"{key}-{number}", _Chunk)
             if chunk is None:
                 asked, known = [prompts[index] for index in indices], [starts[index] for index in indices]
@@ -539,6 +551,12 @@ class Walk:
                 rounded.close()
         finally:
             spool.remove()
+
+
+def _chunks(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which prompts are written, and kept, together: those of like length."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    return [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
 
 
 def _merges(node: Node) -> list[Node]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from export.llama_vocab import LlamaVocab
 from export.parallel import in_parallel
 from export.quantize import tensor_bytes
 from export.source import Source
+from export.tensors.at_offset import read_at
 
 if TYPE_CHECKING:
     import gguf
@@ -265,7 +265,7 @@ def _blocks(
     for _, rows in tensor.blocks(source.weights):
         exact = rounded_rows(rows, kind if kind in FLOAT_KINDS else "F32", _where(tensor, source))
         data = bytearray(tensor_bytes(kind, exact.shape[::-1]))
-        whole = os.preadv(descriptor, [data], offset) == len(data)
+        whole = read_at(descriptor, memoryview(data), offset) == len(data)
         offset += len(data)
         yield exact, data if whole else bytearray()
 

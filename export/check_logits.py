@@ -64,22 +64,22 @@ def check_logits(
     words = source_words(source, spec.date)
     both = words.form is not None
     context = context_of(source.folder)
-    pairs = _pairs(words, spec, both, context)
+    pairs = prompt_pairs(words, spec, both, context)
     found: dict[str, dict[str, Any]] = {}
     failures: dict[str, list[Failure]] = {}
     with source_logits(source, pairs, next(iter(paths.values())).parent, threads, words.form) as expected:
         for quant, path in paths.items():
             failed: list[Failure] = []
-            runtime = _loaded(path, threads, failed)
+            runtime = loaded(path, threads, failed)
             if runtime is not None:
                 try:
-                    failed += _other_ids(_pairs(runtime, spec, both, context), pairs)
+                    failed += other_ids(prompt_pairs(runtime, spec, both, context), pairs)
                     failed += _other_ends(runtime, words)
                     fitting = pairs if both else [(head, rest[: runtime.context_length - 1]) for head, rest in pairs]
-                    found[quant] = _compare(expected, runtime.score(fitting))
+                    found[quant] = compare(expected, runtime.score(fitting))
                 finally:
                     runtime.close()
-                failed += _over_limit(quant, found[quant], half_precision_activation)
+                failed += over_limit(quant, found[quant], half_precision_activation)
             if failed:
                 failures[quant] = failed
     if failures:
@@ -89,7 +89,7 @@ def check_logits(
     return found
 
 
-def _loaded(path: Path, threads: int, failed: list[Failure]) -> Runtime | None:
+def loaded(path: Path, threads: int, failed: list[Failure]) -> Runtime | None:
     """The runtime; None where llama.cpp does not load the file, which is a failure of the file."""
     from runtimes import load_runtime
 
@@ -102,7 +102,8 @@ def _loaded(path: Path, threads: int, failed: list[Failure]) -> Runtime | None:
         return None
 
 
-def _other_ids(found: list[Pair], pairs: list[Pair]) -> list[Failure]:
+def other_ids(found: list[Pair], pairs: list[Pair]) -> list[Failure]:
+    """What is wrong with prompts that two runtimes made ids of."""
     wrong = sum(a != b for a, b in zip(found, pairs, strict=True))
     text = f"{wrong} of {len(pairs)} prompts have other ids in llama.cpp"
     return [Failure("prompt_ids_differ", text, wrong, 0)] if wrong else []
@@ -114,7 +115,7 @@ def _other_ends(runtime: Runtime, words: SourceWords) -> list[Failure]:
     return [Failure("stop_ids_differ", text, len(lost), 0)] if lost else []
 
 
-def _pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool, context: int) -> list[Pair]:
+def prompt_pairs(words: SourceWords | Runtime, spec: PromptSpec, both: bool, context: int) -> list[Pair]:
     """Prompts and answers as ids.
 
     Of a causal model (not `both`) every id but the very first one is a target, as far as its context reaches.
@@ -136,7 +137,7 @@ class _Distance:
     same_top: np.ndarray
 
 
-def _compare(expected: Spool, found: Iterable[np.ndarray]) -> dict[str, Any]:
+def compare(expected: Spool, found: Iterable[np.ndarray]) -> dict[str, Any]:
     """The figures of `check_logits` over the rows of both."""
     import numpy as np
 
@@ -176,7 +177,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def _over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[Failure]:
+def over_limit(quant: str, found: dict[str, Any], half_precision_activation: bool) -> list[Failure]:
     """What exceeds the limits of `check_logits`."""
     if quant == "f32" and not half_precision_activation:
         name, limit, unit = "max_abs", F32_MAX_ABS, ""

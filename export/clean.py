@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError, listed
+from contract.gguf_leftovers import tokenizer_files
 from contract.model_config import NoOldWordsError, as_written_by_both
-from contract.model_folder import TOKENIZER_FILES, VOCABULARIES, chat_format, read_json, stop_ids
+from contract.model_folder import VOCABULARIES, chat_format, read_json, stop_ids
 from contract.prompt import Message, completion_segments
 from export import clean_seq2seq
 
@@ -31,6 +32,7 @@ _RESIDUE = (
     "unsloth_fixed",
     "unsloth_version",
 )
+_LOADING = ("backend", "is_local", "local_files_only")  # left in tokenizer_config.json by loading in transformers 5
 _SAMPLING = {
     "temperature": 1.0,
     "top_p": 1.0,
@@ -98,15 +100,28 @@ class Cleaner:
 
         own = any((self.adapter / name).is_file() for name in VOCABULARIES)
         origin = self.adapter if own else self.base
-        for name in TOKENIZER_FILES:
-            if (origin / name).is_file():
-                shutil.copyfile(origin / name, self.out / name)
+        for name in tokenizer_files(origin):
+            shutil.copyfile(origin / name, self.out / name)
         self.changes.append(f"tokenizer: taken from the {'adapter' if own else 'base'}")
+        self._write_tokenizer_for_both()
         template = self.adapter / "chat_template.jinja"
         if not own and template.is_file():
             shutil.copyfile(template, self.out / template.name)
             self.changes.append("chat_template.jinja: taken from the adapter")
         return load_tokenizer(self.out, where=str(origin))
+
+    def _write_tokenizer_for_both(self) -> None:
+        """tokenizer_config.json in words that transformers 4 reads, and 5 as well."""
+        path = self.out / "tokenizer_config.json"
+        values = read_json(path)
+        found = {key: value for key, value in values.items() if key not in _LOADING}
+        if found.get("tokenizer_class") == "TokenizersBackend":
+            found["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if isinstance(found.get("extra_special_tokens"), list):  # version 4 has an object of names there
+            found["additional_special_tokens"] = found.pop("extra_special_tokens")
+        if found != values:
+            _write_json(path, found)
+            self.changes.append("tokenizer_config.json: put in words that transformers 4 and 5 read")
 
     def cleaned_config(self, config: dict[str, Any], *, dtype: str, tied: bool, rows: int) -> dict[str, Any]:
         """The base's config.json without residue, true to the weights that are written."""

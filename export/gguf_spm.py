@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import AssayError
+from contract.gguf_leftovers import is_gguf
 from export.gguf_tokenizer import BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTables, added_token_notes, token_rows
 
 _SPACE = "▁"
@@ -33,7 +34,8 @@ def sentencepiece_tables(folder: Path, spec: dict[str, Any], rows: int) -> Token
     if unknown in vocab:
         types[vocab[unknown]] = UNKNOWN
     model_file = folder / "tokenizer.model"
-    scores = _model_scores(model_file, vocab) if model_file.is_file() else _merge_scores(spec)
+    has_scores = model_file.is_file() and not is_gguf(model_file)  # transformers 4 saves a GGUF under this name
+    scores = _model_scores(model_file, vocab) if has_scores else _merge_scores(spec)
     prefix, spares_spaces = _space_prefix(spec, str(folder))
     return TokenTables(
         "llama",

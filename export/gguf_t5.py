@@ -1,4 +1,4 @@
-"""T5 (1.0, 1.1, FLAN), mT5 and UMT5 in llama.cpp's terms: two stacks, relative positions, the scale of a tied head."""
+"""T5, T5 1.1, FLAN-T5, mT5 and UMT5 in llama.cpp's terms: two stacks, relative positions, a tied head's scale."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ FAMILIES = (
             "feed_forward_proj",
         ),
         _t5,
-        "encoder and decoder, relative positions (UMT5: each layer's), gated or ReLU feed-forward, a tied head's scale",
+        "encoder and decoder, relative positions (UMT5's of every layer), gated or ReLU feed-forward, a tied "
+        "head's scale",
         "other activations, relative positions beyond 128, a decoder deeper than the encoder; importance matrices",
     ),
 )

@@ -21,6 +21,7 @@ from export.parallel import in_parallel
 from export.quantize import FLOATS, IMATRIX_FILE, LADDER, planned_types, tensor_bytes, uses_matrix
 from export.shards import refuse_without_room
 from export.source import Source
+from export.tensors.at_offset import begin_flush, write_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,12 +148,12 @@ def _write_tensor(tensor: GgufTensor, source: Source, targets: list[_Target]) ->
     for _, rows in tensor.blocks(source.weights):
         for index, target in enumerate(targets):
             data = _stored(rows, tensor, target, where)
-            _write_all(target.descriptor, data.reshape(-1).data, target.offsets[tensor.name] + written[index])
+            write_at(target.descriptor, data.reshape(-1).data, target.offsets[tensor.name] + written[index])
             written[index] += data.nbytes
     for index, target in enumerate(targets):
         kind = target.file.tensor_types[tensor.name]
         assert written[index] == tensor_bytes(kind, tensor.shape[::-1]), tensor.name
-        _flush(target.descriptor, target.offsets[tensor.name], written[index])
+        begin_flush(target.descriptor, target.offsets[tensor.name], written[index])
 
 
 def _stored(rows: torch.Tensor, tensor: GgufTensor, target: _Target, where: str) -> np.ndarray:
@@ -173,15 +174,3 @@ def _stored(rows: torch.Tensor, tensor: GgufTensor, target: _Target, where: str)
             got="none" if means is None else f"{means.size}",
         )
     return quantize_rows(kind, rounded_rows(rows, "F32", where), means, where)
-
-
-def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def _flush(descriptor: int, offset: int, size_bytes: int) -> None:
-    """Begin writing to the disk, so that the sync at the end finds little left."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_DONTNEED)

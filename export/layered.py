@@ -206,6 +206,7 @@ def _without_values(folder: Path, attention: str | None) -> Any:
         model = auto.from_config(
             config, trust_remote_code=False, dtype=torch.float32, attn_implementation=attention or plain
         )
+    model.tie_weights()  # each parameter was replaced by itself, shared ones too
     return model.eval()
 
 

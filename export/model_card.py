@@ -196,7 +196,11 @@ def _opening(details: Mapping[str, Any], base: str | None) -> str:
     origin = f"`{base}`" if base else "a model that is not recorded"
     method = {"qlora": "QLoRA", "lora": "LoRA"}.get(details.get("train", {}).get("method", ""))
     how = f" with {method}" if method else ""
-    return f"Writes summaries. Fine-tuned{how} from {origin}, exported and checked with Assay."
+    imported, cost = details.get("imported"), ""
+    if imported:  # the base was made of a GGUF
+        origin = f"`{imported['file']}`, a GGUF of {imported['bits_per_weight']:.2f} bits per weight"
+        cost = "\n\n" + imported["cost"].capitalize() + "." if "cost" in imported else ""
+    return f"Writes summaries. Fine-tuned{how} from {origin}, exported and checked with Assay.{cost}"
 
 
 def _prompt(artifact: Artifact) -> str:

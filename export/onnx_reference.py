@@ -156,7 +156,7 @@ def _seq2seq_rows(folder: Path, tokenizer: Any, spec: PromptSpec) -> list[Row]:
     rows = []
     for document in _DOCUMENTS:
         messages = spec.messages(document)
-        target = target_ids(form, _ANSWER, tokenize)
+        target = target_ids(form, _ANSWER, tokenize, stop_ids(folder)[:1])
         prompt = tuple(source_ids(form, messages, tokenize))
         rows.append(Row(messages, prompt, tuple(decoder_input_ids(form, target)), tuple(target)))
     return _fitting(rows, [max(len(row.prompt), len(row.target), _NEW_TOKENS + 1) for row in rows], folder)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.artifact import FileRecord
 from contract.errors import AssayError
+from export.tensors.at_offset import begin_flush, read_at, write_at
 from export.weights import FLOAT_DTYPES, INDEX_FILE, SINGLE_FILE
 
 if TYPE_CHECKING:
@@ -161,13 +161,13 @@ class _CheckedFile:
         import torch
 
         data = block.reshape(-1).view(torch.uint8).numpy().data
-        _write_all(self._descriptor, data, offset)
+        write_at(self._descriptor, data, offset)
         return self._checking.submit(self._check, data, offset)
 
     def _check(self, data: memoryview, offset: int) -> None:
         if len(self._back) != len(data):  # most blocks are of one size; comparing bytearrays is what is fast
             self._back = bytearray(len(data))
-        if os.preadv(self._descriptor, [self._back], offset) != len(data) or self._back != data:
+        if read_at(self._descriptor, memoryview(self._back), offset) != len(data) or self._back != data:
             raise AssayError(
                 "a weights file does not read back as it was written",
                 where=f"{self.path.name}, byte {offset}",
@@ -177,9 +177,8 @@ class _CheckedFile:
         self._flush(offset + len(data))
 
     def _flush(self, done: int) -> None:
-        """Begin writing to the disk, so that the sync at the end finds little left."""
-        if sys.platform == "linux" and done - self._begun >= _FLUSH_BYTES:
-            os.posix_fadvise(self._descriptor, self._begun, done - self._begun, os.POSIX_FADV_DONTNEED)
+        if done - self._begun >= _FLUSH_BYTES:
+            begin_flush(self._descriptor, self._begun, done - self._begun)
             self._begun = done
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -191,9 +190,3 @@ class _CheckedFile:
                 thread.shutdown(wait=True, cancel_futures=True)
             os.close(self._descriptor)
         self.sha256 = self._hash.hexdigest()
-
-
-def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count

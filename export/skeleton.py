@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,13 @@ def skeleton_of(folder: Path) -> Skeleton:
         raise AssayError("config.json does not describe a language model", where=str(folder), got=said[0]) from None
     refuse_misread(raw, config.to_dict(), where)
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    names = {module: f"{name}.weight" for name, module in model.named_modules()}
+    stored_as = _stored_names(model)
+    names = {module: stored_as(f"{name}.weight") for name, module in model.named_modules()}
     if embeddings not in names or head not in names:
         raise AssayError(
             "the architecture has no input or output embeddings of its own", where=str(folder), got=type(model).__name__
         )
-    tensors = model.state_dict(keep_vars=True)
+    tensors = {stored_as(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
     aliases = {name for name, tensor in tensors.items() if tensor is embeddings.weight} - {names[embeddings]}
     aliases -= {names[head]}
     usual = bool(getattr(config, "tie_word_embeddings", True))
@@ -122,7 +123,7 @@ def skeleton_of(folder: Path) -> Skeleton:
         frozenset(name for module, name in names.items() if isinstance(module, torch.nn.Linear) and module is not head),
         frozenset(name for module, name in names.items() if isinstance(module, Conv1D)),
         f"{model.base_model_prefix}.",
-        frozenset(f"{name}.weight" for name in nf4_layers(model, head)),
+        frozenset(stored_as(f"{name}.weight") for name in nf4_layers(model, head)),
         frozenset(aliases),
         frozenset(
             name
@@ -133,6 +134,22 @@ def skeleton_of(folder: Path) -> Skeleton:
         config.d_model**-0.5 if scaled else 1.0,
         tied and not scaled and raw.get("model_type") in T5_FAMILY,
     )
+
+
+def _stored_names(model: Any) -> Callable[[str], str]:
+    """From a model's name of a tensor to the one in folders: transformers 5 calls GPT-NeoX's head otherwise inside."""
+    from transformers.conversion_mapping import extract_weight_conversions_for_model
+    from transformers.core_model_loading import WeightRenaming
+
+    found = extract_weight_conversions_for_model(model) or []
+    back = [one.reverse_transform() for one in reversed(found) if type(one) is WeightRenaming]
+
+    def stored(name: str) -> str:
+        for one in back:
+            name, _ = one.rename_source_key(name)
+        return name
+
+    return stored
 
 
 def _scales_head(config: dict[str, Any], where: str) -> bool:

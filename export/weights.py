@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from contract.errors import AssayError, listed
 from contract.model_folder import read_json
+from export.tensors.at_offset import read_at
 
 if TYPE_CHECKING:
     import torch
@@ -184,11 +184,8 @@ class FolderWeights:
         if path not in self._open:
             self._open.setdefault(path, io.FileIO(path))  # another thread may have been quicker
         descriptor = self._open[path].fileno()
-        while view:
-            count = os.preadv(descriptor, [view], offset)
-            if not count:
-                raise AssayError("a weights file was cut short while it was read", where=str(path))
-            view, offset = view[count:], offset + count
+        if read_at(descriptor, view, offset) != len(view):
+            raise AssayError("a weights file was cut short while it was read", where=str(path))
 
 
 def rows_per_block(shape: tuple[int, ...], multiple: int = 1) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contract.errors import AssayError
 from contract.own_process import own_environment
-from flow.shipped import shipped
+from flow.shipped import refused, shipped
 from serve import SERVING_ON
 
 
@@ -66,10 +66,13 @@ def main() -> None:
     try:
         artifact = shipped(run).path
         answer = ask(run, artifact)
+        refusals = refused(run)
     except AssayError as error:
         print(f"assay: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print(f"\nPOST {answer['url']}\n")
+    for label, said in refusals.items():
+        print(f"\nassay serve {label}: refused\n    " + said.replace("\n", "\n    "))
+    print(f"\nPOST {answer['url']}, served: {artifact.name}\n")
     print("\n".join("    " + line for line in answer["document"].splitlines()))
     print(f"\n→ {answer['summary']}\n")
     print(f"report: {run / 'eval' / 'report.html'}\nserve it: make serve   (or: .venv/bin/assay serve {artifact})")

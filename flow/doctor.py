@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from contract.artifact import open_artifact
 from contract.cpu import read_flags, usable_cores
 from contract.errors import AssayError
+from contract.memory import installed_bytes
+from export.onnx_tracer.overlay import overlay_versions, pinned_versions
+from flow.drift import Drift, drift_here
 
 if TYPE_CHECKING:
     from contract.recipe import Recipe
@@ -30,8 +34,6 @@ PACKAGES = (
     "gguf",
     "llama_cpp_python",
     "onnx",
-    "optimum",
-    "optimum-onnx",
     "onnxruntime",
     "onnxruntime-gpu",
     "evaluate",
@@ -44,7 +46,10 @@ _CPU_FEATURES = ("avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8"
 def examine() -> dict[str, Any]:
     """Versions, CPU, memory, disk and the round trip; `problems` lists what must be mended."""
     versions = {package: _version(package) for package in PACKAGES}
-    problems = []
+    tracer = {package: overlay_versions().get(package) for package in pinned_versions()}
+    versions |= {f"{package} (traces ONNX)": version for package, version in tracer.items()}
+    moved = drift_here()
+    problems = [f"{each} (in Assay's checkout: make setup)" for each in moved.outside]
     if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
         problems.append(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
@@ -61,10 +66,11 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "threads": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": installed_bytes(),
         "disk_free_bytes": disk.free,
         "cuda": _cuda(),
         "versions": versions,
+        "drift": asdict(moved),
         "round_trip": trip,
         "problems": problems,
     }
@@ -142,10 +148,11 @@ def as_text(findings: dict[str, Any]) -> str:
         f"Python      {f['python']} on {f['platform']}",
         f"CPU         {f['cpu']['model']}, {f['threads']} threads, {' '.join(f['cpu']['features'])}",
         f"CUDA        {f['cuda'] or 'none; training and proof run on the CPU'}",
-        f"memory      {f['memory_bytes'] / 1e9:.1f} GB",
+        "memory      " + ("unknown" if f["memory_bytes"] is None else f"{f['memory_bytes'] / 1e9:.1f} GB"),
         f"disk free   {f['disk_free_bytes'] / 1e9:.1f} GB here",
     ]
     lines += [f"{name:<18}{version or 'not installed'}" for name, version in f["versions"].items()]
+    lines += Drift(**f["drift"]).lines()
     trip = f["round_trip"]
     if not trip["problem"]:
         lines.append(

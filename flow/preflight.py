@@ -10,12 +10,14 @@ import copy
 import shutil
 import sys
 import time
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from contract.artifact import ONNX_LABEL
+from contract.artifact import MANIFEST_FILE, ONNX_LABEL, SIGNED_FILE, VERDICT_FILE
 from contract.errors import AssayError
 from contract.example import write_examples
 from contract.model_config import T5_FAMILY, head_is_tied
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 WORTH_IT_BYTES = 100_000_000  # a smaller base is through the whole chain about as quickly as its twin
 _ROWS = 2
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.gguf", "*.pth", "*.onnx")
+_OURS = (MANIFEST_FILE, VERDICT_FILE, SIGNED_FILE)  # a base that Assay made is another artifact than its twin
 # the same setting under the names that architectures give it
 _LAYERS = ("num_hidden_layers", "n_layer")
 _HEADS = ("num_attention_heads", "n_head")
@@ -68,7 +71,8 @@ def preflight(recipe: Recipe, splits: Splits, *, device: str = "auto", threads: 
         try:
             twin = make_twin(resolve_model(recipe.model.base, recipe.model.revision), folder / "base")
             small = _small(recipe, splits, twin, folder)
-            made = run_recipe(small, folder / "run", device=device, threads=threads, until="onnx").artifacts
+            with redirect_stderr(StringIO()):  # its steps and figures are not the model's
+                made = run_recipe(small, folder / "run", device=device, threads=threads, until="onnx").artifacts
             for label in _last_of_each(small):
                 runtime = load_runtime(made[label], threads=threads)
                 try:
@@ -109,7 +113,7 @@ def make_twin(base: Path, folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*_WEIGHTS, "*.md"))
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*_WEIGHTS, *_OURS, "*.md"))
     where = str(base / "config.json")
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
@@ -120,7 +124,7 @@ def make_twin(base: Path, folder: Path) -> Path:
     try:
         (_shrink_seq2seq if seq2seq else _shrink)(small)
         torch.manual_seed(0)
-        model = loader.from_config(small, torch_dtype=torch.float32)
+        model = loader.from_config(small, dtype=torch.float32)
         _give_own_head(model, base)
     except Exception as error:
         try:

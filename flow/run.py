@@ -1,4 +1,4 @@
-"""`assay run`: data, adapter, merged, GGUF, ONNX, evaluation; what is there and valid is not done again."""
+"""`assay run`: data, base, adapter, merged, GGUF, ONNX, evaluation; what is there and valid is not done again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contract.cpu import this_cpu
 from contract.errors import AssayError
 from contract.model_folder import is_encoder_decoder, resolve_model
 from contract.sample_size import recipe_sample
+from flow.gguf_base import gguf_base, on_folder
 from flow.ledger import Ledger, key_of, locked
 from flow.preflight import is_worth_it, say_preflight
 
@@ -139,9 +140,10 @@ class _Run:
     def all(self, until: Stage) -> RunResult:
         from trainer.data import load_splits
 
+        part = self.recipe.model_dump(mode="json")
+        splits = load_splits(self.recipe, self.data)
+        self._import_base()
         recipe = self.recipe
-        part = recipe.model_dump(mode="json")
-        splits = load_splits(recipe, self.data)
         sample = recipe_sample(recipe, len(splits.test))
         if sample.unshown:
             _say(sample.as_text())
@@ -183,6 +185,19 @@ class _Run:
         self._eval(splits)
         self._card()
         return self.result
+
+    def _import_base(self) -> None:
+        """Of a base that is a GGUF make a model folder in the run, and go on with that."""
+        gguf = gguf_base(self.recipe)
+        if gguf is None:
+            return
+        from export.from_gguf.to_folder import import_gguf
+
+        key = key_of(gguf=gguf.digest)
+        made = self._stage("base", key, lambda path: import_gguf(gguf.path, path, threads=self.threads))
+        if cost := made.details["imported"].get("cost"):
+            _say(f"base: {cost}")
+        self.recipe = on_folder(self.recipe, made.path)
 
     def _stage(self, stage: str, key: str, make: Callable[[Path], Artifact]) -> Artifact:
         artifact = self.ledger.valid(stage, key)

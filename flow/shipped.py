@@ -23,8 +23,7 @@ def shipped(run: Path) -> Artifact:
     passed = {verdict.label: verdict.digest for verdict in read_verdicts(run / "eval") if verdict.outcome == "pass"}
     found, refusals = [], []
     for label, digest in passed.items():
-        onnx = label.startswith(ONNX_LABEL)
-        path = run / "onnx" / label.removeprefix(ONNX_LABEL) if onnx else run / "gguf" / label
+        path = _folder(run, label)
         if path.is_dir():
             try:
                 artifact = open_artifact(path)
@@ -42,6 +41,24 @@ def shipped(run: Path) -> Artifact:
             hint="the reasons are in the evaluation's report",
         )
     return min(found, key=lambda artifact: artifact.size_bytes)
+
+
+def refused(run: Path) -> dict[str, str]:
+    """What `assay serve` says of each exported artifact of `run` that did not pass, by its label; {}: all passed."""
+    said = {}
+    for verdict in read_verdicts(run / "eval"):
+        path = _folder(run, verdict.label)
+        if verdict.outcome != "pass" and path.is_dir():
+            try:
+                refuse_unproven(open_artifact(path))
+            except AssayError as refusal:
+                said[verdict.label] = str(refusal)
+    return said
+
+
+def _folder(run: Path, label: str) -> Path:
+    onnx = label.startswith(ONNX_LABEL)
+    return run / "onnx" / label.removeprefix(ONNX_LABEL) if onnx else run / "gguf" / label
 
 
 def main() -> None:

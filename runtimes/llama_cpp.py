@@ -17,6 +17,9 @@ from runtimes.gguf_chat import GgufVocab
 from runtimes.llama_engine import BATCH_TOKENS, Engine, load_model
 
 _CELLS = 16384  # tokens in the key-value cache, unless one sequence alone needs more
+_ALONE_TOKENS = (
+    32  # of one sequence are decoded by themselves: of many, llama.cpp takes as many as the shortest has left
+)
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that several pairs can share a batch
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -42,6 +45,7 @@ class LlamaCppRuntime:
         self.stop_ids = self._vocab.stop_ids
         own: int = api.llama_model_n_ctx_train(self._model)
         self.context_length = min(context_length or own, own)
+        self._path: _Path | None = None  # what was scored as written last
         border = self.metadata(f"{self.metadata('general.architecture')}.rope.scaling.original_context_length")
         self._engine = Engine(
             self._model,
@@ -89,7 +93,8 @@ class LlamaCppRuntime:
     def stream(self, prompt: Sequence[int], params: GenerateParams) -> Iterator[str | Completion]:
         """Pieces of text, then the Completion."""
         [answer] = self._answers([prompt], params)
-        for _ in self._steps([answer]):
+        known, self._path = (self._path if self._is_on_path(answer) else None), None  # once: a second is written anew
+        for _ in self._along_path(known, answer, answer.ids) if known else self._steps([answer]):
             if piece := answer.piece():
                 yield piece
         yield answer.completion()
@@ -139,12 +144,31 @@ class LlamaCppRuntime:
         return (self._as_written(prompt, target, params) for prompt, target in pairs)
 
     def _as_written(self, prompt: Sequence[int], target: Sequence[int], params: GenerateParams) -> np.ndarray:
+        """Steps that an earlier target of the same prompt took as well are not taken again: they give the same bits."""
         if not target:
             return np.zeros((0, self.vocab_size), np.float32)
         answer = Dictated(prompt, target, params, self.context_length - len(prompt))
-        for _ in self._steps([answer]):
+        if not self._is_on_path(answer):
+            self._path = _Path(self._engine, prompt, answer.most_tokens) if self._engine.can_go_back else None
+        along = self._along_path(self._path, answer, target) if self._path else self._steps([answer])
+        for _ in along:
             pass
         return answer.logits
+
+    def _is_on_path(self, answer: Answer | Dictated) -> bool:
+        """Is the answer's prompt in the cache, with room for what is to come?"""
+        path = self._path
+        same = path is not None and path.holds and list(path.prompt) == list(answer.prompt)
+        return same and self._engine.has_room(1, answer.most_tokens)
+
+    def _along_path(self, path: _Path, answer: Answer | Dictated, ids: Sequence[int]) -> Iterator[None]:
+        """As `_steps` of this answer alone. `ids` are its tokens; of an answer that is chosen they grow with it."""
+        answer.start_clock()
+        count = 0
+        while answer.stop is None:
+            answer.take(path.logits_behind(ids[:count]))
+            count += 1
+            yield
 
     def _score(self, pairs: Sequence[Pair]) -> Iterator[np.ndarray]:
         start = 0
@@ -176,23 +200,28 @@ class LlamaCppRuntime:
                     heads.add(token, position, sequence, output=False)
             for offset, token in enumerate([prompt[-1], *target[:-1]] if target else []):
                 tails.add(token, len(prompt) - 1 + offset, sequence, output=True)
-        self._run(heads, BATCH_TOKENS)
+        self._run(heads, BATCH_TOKENS, BATCH_TOKENS)
         for source, sequence in shared:
             self._engine.share(source, sequence)
-        logits = self._run(tails, self._engine.max_outputs)
+        logits = self._run(tails, self._engine.max_outputs, _ALONE_TOKENS)
         ends = np.cumsum([len(target) for _, target in window])
         return [logits[end - len(target) : end] for end, (_, target) in zip(ends, window, strict=True)]
 
-    def _run(self, batch: _Batch, most: int) -> np.ndarray:
-        """Decode in pieces of `most` tokens; the outputs' logits, one array."""
+    def _run(self, batch: _Batch, most: int, alone: int) -> np.ndarray:
+        """Decode pieces of `most` tokens at most, of `alone` where a sequence ends; the outputs' logits, one array."""
         parts = [np.zeros((0, self.vocab_size), np.float32)]
-        for start in range(0, len(batch.tokens), most):
-            part = slice(start, start + most)
+        start, count = 0, len(batch.tokens)
+        for end in range(1, count + 1):
+            over = end == count or (end - start >= alone and batch.sequences[end] != batch.sequences[end - 1])
+            if not over and end - start < most:
+                continue
+            part = slice(start, end)
             parts.append(
                 self._engine.decode(
                     batch.tokens[part], batch.positions[part], batch.sequences[part], batch.outputs[part]
                 )
             )
+            start = end
         return np.concatenate(parts)
 
     def close(self) -> None:
@@ -201,6 +230,52 @@ class LlamaCppRuntime:
         if self._model is not None:
             api.llama_model_free(self._model)
             self._model = None
+
+
+class _Path:
+    """A prompt, read as `_steps` reads it, and the one way on from it that the cache holds at a time."""
+
+    def __init__(self, engine: Engine, prompt: Sequence[int], length: int) -> None:
+        """`length`: cells for prompt and answer."""
+        engine.begin(1, length)
+        self._engine, self._begun, self.prompt = engine, engine.begun, prompt
+        self._fed: list[int] = []
+        self._rows: list[np.ndarray] = []  # one more than tokens were fed
+
+    @property
+    def holds(self) -> bool:
+        """Is the cache still as this left it?"""
+        return self._engine.begun == self._begun
+
+    def logits_behind(self, tokens: Sequence[int]) -> np.ndarray:
+        """Float32 [vocab_size], after the prompt and `tokens`, each fed alone; what was fed before is not fed again."""
+        if not self._rows:
+            self._rows = [self._read()]
+        if self._fed[: len(tokens)] == list(tokens):
+            return self._rows[len(tokens)]
+        same = next(
+            (at for at, (fed, token) in enumerate(zip(self._fed, tokens, strict=False)) if fed != token),
+            min(len(self._fed), len(tokens)),
+        )
+        if same < len(self._fed):
+            self._engine.forget(0, len(self.prompt) + same)
+            del self._fed[same:], self._rows[same + 1 :]
+        for token in tokens[same:]:
+            [row] = self._engine.decode([token], [len(self.prompt) + len(self._fed)], [0], [True])
+            self._fed.append(token)
+            self._rows.append(row)
+        return self._rows[-1]
+
+    def _read(self) -> np.ndarray:
+        """Pieces as large as a batch, and the logits of the last token alone."""
+        logits = np.zeros((0, 0), np.float32)
+        for start in range(0, len(self.prompt), BATCH_TOKENS):
+            piece = self.prompt[start : start + BATCH_TOKENS]
+            last = start + len(piece) == len(self.prompt)
+            outputs = [False] * (len(piece) - 1) + [last]
+            logits = self._engine.decode(piece, range(start, start + len(piece)), [0] * len(piece), outputs)
+        row: np.ndarray = logits[0]
+        return row
 
 
 class _Batch:

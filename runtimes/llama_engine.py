@@ -77,6 +77,7 @@ class Engine:
         self._model, self._vocab_size, self._border = model, vocab_size, border
         self._context: Any = None
         self._length = self._sequences = 0
+        self.begun = 0  # how often everything was forgotten
         self.max_outputs = max(1, min(BATCH_TOKENS, _OUTPUT_BYTES // (vocab_size * 4)))
         params = api.llama_context_default_params()
         params.n_batch = params.n_ubatch = BATCH_TOKENS
@@ -101,8 +102,8 @@ class Engine:
             AssayError: there is not enough memory.
         """
         api.llama_log_set(_keep_log, ctypes.c_void_p(0))  # others in the process may have set their own since
-        crossed = self.beyond(length) != self.beyond(self._length)
-        if self._context is None or sequences > self._sequences or length > self._length or crossed:
+        self.begun += 1
+        if not self.has_room(sequences, length):
             self.free_context()
             self._sequences, self._length = sequences, -(-length // _LENGTH_STEP) * _LENGTH_STEP
             if self._border is not None and length <= self._border:
@@ -118,6 +119,11 @@ class Engine:
                 )
             self._context = context
         api.llama_memory_clear(self._memory, True)
+
+    def has_room(self, sequences: int, length: int) -> bool:
+        """Does the context as it is take so many sequences of that length?"""
+        crossed = self.beyond(length) != self.beyond(self._length)
+        return self._context is not None and sequences <= self._sequences and length <= self._length and not crossed
 
     def beyond(self, length: int) -> bool:
         """Is a text of this length on the far side of the border?"""
@@ -159,9 +165,20 @@ class Engine:
         """Let sequence `target` begin with a copy of all that `source` holds."""
         api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
-    def forget(self, sequence: int) -> None:
-        """Free the cells of a sequence."""
-        api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+    def forget(self, sequence: int, start: int = -1) -> None:
+        """Free the cells of a sequence, from position `start` on; only where `can_go_back` if it is given.
+
+        Raises:
+            RuntimeError: llama.cpp cannot.
+        """
+        if not api.llama_memory_seq_rm(self._memory, sequence, start, -1):
+            raise RuntimeError(f"llama.cpp does not forget what stands behind position {start}")
+
+    @property
+    def can_go_back(self) -> bool:
+        """Is the end of a text forgotten without a trace? Not where cells are used again or a state sums them up."""
+        special = api.llama_model_is_recurrent(self._model) or api.llama_model_is_hybrid(self._model)
+        return not special and not api.llama_model_n_swa(self._model)
 
     def free_context(self) -> None:
         """Free the context; `begin` makes another."""

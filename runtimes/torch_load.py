@@ -134,7 +134,8 @@ def _load_base(folder: Path) -> Any:
             folder,
             dtype=torch.float32,
             use_safetensors=True,
-            attn_implementation=None,  # the runtime takes its own; Gemma 2 and T5 load with no other than eager
+            # T5 has no other than its own, and what caps attention none that could
+            attn_implementation=None if both or config.get("attn_logit_softcapping") else "sdpa",
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,

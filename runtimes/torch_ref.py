@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from runtimes.torch_score import Pair, score_window, shares_prompts
 
 _WINDOW_BYTES = 256 << 20  # logits held back at once so that neighbours of like length can share a forward pass
 _WINDOW_PAIRS = 32
+
+Item = TypeVar("Item")
 
 
 class TorchRuntime:
@@ -90,12 +94,18 @@ class TorchRuntime:
             for prompt in prompts
         ]
 
+    def _batches(self, order: Sequence[Item]) -> list[Sequence[Item]]:
+        """As few as may be, of like size: a token for three rows costs hardly less than for eight."""
+        count = max(1, -(-len(order) // self._parallel))
+        ends = [len(order) * number // count for number in range(count + 1)]
+        return [order[start:end] for start, end in pairwise(ends) if start < end]
+
     def generate(self, prompts: Sequence[Sequence[int]], params: GenerateParams) -> list[Completion]:
         """One completion per prompt, in order; prompts of like length run together."""
         answers = self._answers(prompts, params)
         order = sorted(answers, key=lambda answer: len(answer.prompt))
-        for start in range(0, len(order), self._parallel):
-            for _ in decode_steps(self._model, order[start : start + self._parallel]):
+        for batch in self._batches(order):
+            for _ in decode_steps(self._model, batch):
                 pass
         return [answer.completion() for answer in answers]
 
@@ -108,8 +118,7 @@ class TorchRuntime:
         check_pairs(list(zip(prompts, targets, strict=True)), self.context_length, self.vocab_size)
         answers = self._answers(prompts, params)
         order = sorted(range(len(answers)), key=lambda index: len(prompts[index]))
-        for start in range(0, len(order), self._parallel):
-            batch = order[start : start + self._parallel]
+        for batch in self._batches(order):
             together = [answers[index] for index in batch]
             aside = Aside(together, [targets[index] for index in batch])
             for _ in decode_steps(self._model, together, aside):

@@ -115,7 +115,7 @@ def make_adapter(folder: Path, base: Path, *, seed: int = 1, **lora: Any) -> Pat
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings = {
         "r": 8,
         "lora_alpha": 16,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
-from contract.model_folder import TOKENIZER_FILES, read_json
+from contract.gguf_leftovers import tokenizer_files
+from contract.model_folder import read_json
 
 if TYPE_CHECKING:
     from contract.prompt import ChatFormat
@@ -79,9 +80,8 @@ def write_model(folder: Path, checkpoint: Path, base_folder: Path, dtype: str) -
 
 def write_tokenizer(folder: Path, base_folder: Path, chat: ChatFormat | None) -> None:
     """The base's tokenizer files as they are, but for the chat template, which is the one that was trained with."""
-    for name in TOKENIZER_FILES:
-        if (base_folder / name).is_file():
-            shutil.copyfile(base_folder / name, folder / name)
+    for name in tokenizer_files(base_folder):
+        shutil.copyfile(base_folder / name, folder / name)
     if chat is None:
         return
     config = read_json(folder / "tokenizer_config.json")

@@ -98,7 +98,7 @@ def _recipe(path: str, model: str | None) -> Recipe:
     recipe = load_recipe(path)
     if model is None:
         return recipe
-    base = str(Path(model).resolve()) if Path(model).is_dir() else model
+    base = str(Path(model).resolve()) if Path(model).exists() else model
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base, "revision": None})})
 
 

@@ -116,7 +116,8 @@ def _read(recipe: Recipe, data: str | None) -> tuple[dict[str, str], dict[str, l
             expected="data.train, data.valid and data.test, or data.source with data.split",
             hint="add them, or give --data FILE_OR_DIR",
         )
-    return _read_files(files, columns)
+    found, rows = _read_files(files, columns)
+    return found, {name: examples[: getattr(part.at_most, name)] for name, examples in rows.items()}
 
 
 def _files_of(folder: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Cross-entropy on completions, in float32, with logits only for the columns that need them."""
+"""Cross-entropy on completions, in float32, with logits only for the positions that are learned."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -33,32 +33,49 @@ _VALIDATION_ROWS = 32
 _VALIDATION_TOKENS = 8192
 
 
-def takes_columns(model: Any) -> bool:
-    """Can this model's forward be told which columns need logits?"""
-    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
-
-
-def summed_nll(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, columns_only: bool) -> torch.Tensor:
+def summed_nll(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The negative log-likelihood in nats, summed over every label that is not -100, as a float32 scalar.
 
     Args:
-        model: a causal language model.
+        model: a causal language model, or PEFT's around one.
         batch: input_ids and labels, each int64 [rows, tokens], padded on the right.
-        columns_only: leave out the logits in front of the first supervised column: most of a summarization prompt.
     """
     import torch
 
     labels = batch["labels"][:, 1:]
-    first = int((labels != -100).any(dim=0).nonzero()[0])
-    inputs = {"input_ids": batch["input_ids"], "use_cache": False}  # no mask: padding on the right is never looked at
-    if columns_only:
-        columns = torch.arange(first, labels.shape[1], device=labels.device)
-        logits = model(**inputs, logits_to_keep=columns).logits
-    else:
-        logits = model(**inputs).logits[:, first:-1]
-    targets = labels[:, first:]
-    wanted = targets != -100
-    return torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
+    wanted = labels != -100
+    # no mask: padding on the right is never looked at
+    with _only_at(model.get_output_embeddings(), wanted) as asked:
+        logits = model(input_ids=batch["input_ids"], use_cache=False).logits
+    found = logits[0] if asked else logits[:, :-1][wanted]
+    return torch.nn.functional.cross_entropy(found.float(), labels[wanted], reduction="sum")
+
+
+@contextmanager
+def _only_at(head: Any, wanted: torch.Tensor) -> Iterator[list[bool]]:
+    """Let the output embeddings see some positions only: summaries are short, and a vocabulary is large.
+
+    What comes behind the head (a cap, a scale) works on single logits, so the model's own forward still runs.
+
+    Args:
+        head: the module that makes logits of hidden states [rows, tokens, size].
+        wanted: bool [rows, tokens or one less]; the head then gives logits [1, positions, vocab_size].
+
+    Yields:
+        A list that is empty until the head was asked in that way.
+    """
+    asked: list[bool] = []
+
+    def select(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden, *rest = inputs
+        asked.append(True)
+        return (hidden[:, : wanted.shape[1]][wanted][None], *rest)
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield asked
+    finally:
+        handle.remove()
 
 
 def validation_loss(

@@ -9,6 +9,8 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from trainer.parts import parts_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,6 +27,17 @@ class OrderedRows(Trainer):
     def batch_of(self, rows: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Prepared rows as a batch of the kind that is trained on."""
         raise NotImplementedError
+
+    def training_step(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Forward and backward; on a CPU a part of the batch at a time. Returns the loss of the batch."""
+        parts = parts_of(dict(inputs)) if self.args.use_cpu else [inputs]
+        losses = [super(OrderedRows, self).training_step(model, part, num_items_in_batch) for part in parts]
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, told what we know: rows are ready, their order is fixed, only completions need logits."""
+"""TRL's SFTTrainer, told what we know: rows are ready, their order is fixed, only completions have logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from contract.errors import AssayError
-from trainer.loss import labelled, summed_nll, takes_columns
+from trainer.loss import labelled, summed_nll
 from trainer.ordered import OrderedRows
 from trainer.settings import on_one_device, settings
 
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 class CompletionTrainer(OrderedRows, SFTTrainer):
     """Trains a causal model on rows in the order given, on their completions."""
 
-    columns_only: bool = False
-
     def nll(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Negative log-likelihood in nats, summed over the completions' tokens."""
-        return summed_nll(model, batch, columns_only=self.columns_only)
+        return summed_nll(model, batch)
 
     def batch_of(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         """Rows through TRL's collator."""
@@ -73,7 +71,6 @@ def make_trainer(
     for name, parameter in model.named_parameters():
         if name in initial:
             parameter.data = initial[name]
-    trainer.columns_only = takes_columns(model.get_base_model() if hasattr(model, "get_base_model") else model)
     trainer.settle()
     audit_batch(trainer, rows, stops)
     return trainer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import resource
 import shutil
 import sys
 import time
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact, refuse_existing, tool_versions
 from contract.errors import AssayError
-from contract.model_folder import is_encoder_decoder, license_of, resolve_model
+from contract.memory import peak_rss_bytes
+from contract.model_folder import import_command, is_encoder_decoder, license_of, resolve_model
 from trainer.checkpoint import LOG_FILE, Checkpoint, at_work, best_of, complete_checkpoints, prepare, work_folder
 from trainer.data import Splits
 from trainer.order import evaluation_steps, step_count, training_order
@@ -79,7 +79,12 @@ def train_adapter(
     folder = resolve_model(recipe.model.base, recipe.model.revision)
     base = open_artifact(folder)
     if base.kind != "merged":
-        raise AssayError("the base is not a plain model folder", where=str(folder), got=base.kind)
+        raise AssayError(
+            "the base is not a plain model folder",
+            where=str(folder),
+            got=base.kind,
+            hint=import_command(base.path) if base.kind == "gguf" else None,
+        )
     work = work_folder(out)
     with ExitStack() as held:
         with _quiet():
@@ -206,8 +211,7 @@ def _train(
             "validation_s": course.validation_s,
             "training_s": time.monotonic() - course.started,
         }
-    rss_unit_bytes = 1 if sys.platform == "darwin" else 1024
-    figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit_bytes
+    figures["peak_rss_bytes"] = peak_rss_bytes()
     if device == "cuda":
         figures["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
     facts: dict[str, Any] = {"trainable_parameters": trained, "total_parameters": total}

@@ -23,6 +23,7 @@ from evalsuite.metrics.encoder import (
     INSTALL_HINT,
     default_encoder,
     encoder_digest,
+    installed_encoder,
     load_encoder,
 )
 
@@ -51,7 +52,8 @@ class BertScores:
 
 def bertscore_available() -> bool:
     """Whether BERTScore can be had here with the default encoder."""
-    return all(find_spec(name) for name in ("bert_score", "torch", "transformers", DEFAULT_PACKAGE))
+    packages = all(find_spec(name) for name in ("bert_score", "torch", "transformers"))
+    return packages and installed_encoder() is not None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ class BertScorer:
         from bert_score.utils import sent_encode
 
         tokenizer = self._tokenizer
-        ids: list[int] = sent_encode(tokenizer, text)
+        # of a text without words bert-score asks what tokenizers of transformers 5 no longer have
+        ids: list[int] = sent_encode(tokenizer, text) if text.strip() else tokenizer("")["input_ids"]
         room = self.limit - tokenizer.num_special_tokens_to_add()
         self._cut[text] = len(ids) >= self.limit and len(tokenizer.tokenize(text.strip())) > room
         return ids

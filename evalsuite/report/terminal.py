@@ -99,6 +99,7 @@ def text_table(results: Results) -> str:
             f"{documents_of(data)}{left_out}. KL: mean nats per token from the model "
             "named under against; top-1 and ppl on the gold summaries;",
             "same: summaries equal to that model's, token for token. Median times: first token, each further token.",
+            *(f"{row.label}: {row.stored}" for row in results.rows if row.stored),
             *data_warnings(data),
         ]
     )

@@ -289,6 +289,8 @@ def _serving_figures(comparison: Comparison) -> Iterator[str]:
 
 def _shipping_figures(row: Row, results: Results) -> Iterator[str]:
     yield size(row.size_bytes)
+    if row.stored is not None:
+        yield row.stored.rstrip(".")
     for comparison in _comparisons(row, "quantization"):
         reference = _row(results, comparison.reference_label)
         if reference is not None and reference.kind != "adapter":

@@ -35,7 +35,7 @@ def main(folder: str, out: str, opset: str) -> dict[str, Any]:
         raise ValueError(f"weights are missing: {', '.join(sorted(missing))}")
     onnx_export_from_model(
         model,
-        out,  # type: ignore[arg-type]
+        out,
         task="text2text-generation-with-past" if seq2seq else "text-generation-with-past",
         opset=int(opset),
         no_post_process=True,

@@ -28,7 +28,7 @@ def overlay() -> Path:
 def overlay_versions() -> dict[str, str]:
     """The version of each package that traces, by its name; {} where the folder is not there."""
     found = metadata.distributions(path=[str(overlay())])
-    return {name: one.version for one in found if (name := one.metadata["Name"].replace("_", "-")) in _pins()}
+    return {name: one.version for one in found if (name := one.metadata["Name"].replace("_", "-")) in pinned_versions()}
 
 
 def overlay_environment() -> dict[str, str]:
@@ -37,7 +37,7 @@ def overlay_environment() -> dict[str, str]:
     Raises:
         AssayError: the folder lacks one of them, or has another version of it.
     """
-    found, wanted = overlay_versions(), _pins()
+    found, wanted = overlay_versions(), pinned_versions()
     if found != wanted:
         raise AssayError(
             "exporting to ONNX needs packages that are not in their folder",
@@ -62,7 +62,8 @@ def fill() -> None:
         raise AssayError("pip could not install what traces models", where=str(overlay()), got="see above")
 
 
-def _pins() -> dict[str, str]:
+def pinned_versions() -> dict[str, str]:
+    """The version that each package must have, by its name."""
     lines = PACKAGES.read_text(encoding="utf-8").splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
     return {name.replace("_", "-"): version for name, version in pairs}

@@ -44,7 +44,7 @@ def test_size_and_shape(model: PreTrainedModel) -> None:
     assert config.intermediate_size % 256 == 0
     assert config.num_key_value_heads < config.num_attention_heads
     assert config.max_position_embeddings >= 2048
-    assert config.rope_theta == 10000
+    assert config.rope_parameters["rope_theta"] == 10000
 
 
 def test_one_small_float16_file() -> None:
@@ -110,7 +110,7 @@ def test_it_copies_unseen_names_and_numbers(model: PreTrainedModel, tokenizer: P
     right = 0
     for row in rows:
         asked, answer = row["messages"]
-        ids = tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_tensors="pt")
+        ids = tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_tensors="pt", return_dict=False)
         with torch.inference_mode():
             made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         right += tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True) == answer["content"]

@@ -30,7 +30,7 @@ def test_size_and_shape(name: str, models: dict[str, Any]) -> None:
     assert model.config.d_model % 256 == 0
     if name == "t5":
         assert model.config.is_gated_act
-        assert not model.config.tie_word_embeddings
+        assert not torch.equal(model.lm_head.weight, model.shared.weight)
         assert model.config.d_ff % 256 == 0
     else:
         assert model.config.encoder_ffn_dim % 256 == model.config.decoder_ffn_dim % 256 == 0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from contract.cpu import usable_cores
+from contract.cpu import read_flags, usable_cores
+from contract.sysctl import sysctl
 
 
 @pytest.fixture
@@ -70,3 +76,44 @@ def test_where_the_system_knows_no_such_thing(
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: there)
     assert usable_cores(tmp_path / "none", tmp_path / "none") == cores
+
+
+APPLE = {
+    "machdep.cpu.brand_string": "Apple M2",
+    "hw.optional.AdvSIMD": "1",
+    "hw.optional.arm.FEAT_DotProd": "1",
+    "hw.optional.arm.FEAT_I8MM": "1",
+    "hw.optional.arm.FEAT_BF16": "0",
+}
+
+
+@pytest.fixture
+def a_mac(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A machine that says what it is as macOS on Apple silicon does."""
+    told = dict(APPLE)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: SimpleNamespace(stdout=told.get(command[-1], "") + "\n", returncode=0)
+    )
+    sysctl.cache_clear()
+    yield told
+    sysctl.cache_clear()
+
+
+def test_a_mac_is_told_in_linuxs_words(tmp_path: Path, a_mac: dict[str, str]) -> None:
+    assert read_flags(tmp_path / "none") == ("Apple M2", {"asimd", "asimddp", "i8mm"})
+
+
+def test_where_no_system_names_a_feature_none_is_known(tmp_path: Path, a_mac: dict[str, str]) -> None:
+    a_mac.clear()
+    model, features = read_flags(tmp_path / "none")
+    assert model
+    assert features == set()
+
+
+def test_an_arm_machine_under_linux(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm bf16\nCPU part\t: 0xd40\n")
+    model, features = read_flags(info)
+    assert model == platform.machine()
+    assert features == {"fp", "asimd", "asimddp", "i8mm", "bf16"}

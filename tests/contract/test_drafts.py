@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import contract.drafts
-from contract.drafts import boot_id, hold_draft, partial_of, remove_abandoned
+from contract.drafts import boot_id, hold_draft, partial_of, remove_abandoned, sync_path
 
 
 def abandon(place: Path) -> Path:
@@ -117,3 +117,38 @@ def test_unfinished_files_have_names_of_their_own(tmp_path: Path) -> None:
     names = {partial_of(tmp_path / "x.json") for _ in range(50)}
     assert len(names) == 50  # containers that share a volume are all process number 1
     assert all(path.parent == tmp_path and path.name.startswith(".x.json.partial-") for path in names)
+
+
+def test_where_the_drive_keeps_what_fsync_leaves_it_the_drive_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("whole")
+    asked: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda descriptor, command: asked.append(command))
+    sync_path(tmp_path / "a")
+    assert asked == [51]
+
+
+def test_a_file_system_that_cannot_tell_the_drive_is_synced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not supported")
+
+    synced: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    sync_path(tmp_path)
+    assert len(synced) == 1
+
+
+def test_a_mac_tells_its_start_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract.drafts.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(contract.drafts, "sysctl", lambda name: {"kern.bootsessionuuid": "A-B-C"}[name])
+    boot_id.cache_clear()
+    try:
+        assert boot_id() == "A-B-C"
+    finally:
+        boot_id.cache_clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,8 +152,9 @@ def edit_gguf(
     *,
     metadata: Callable[[str, object], object] = lambda key, value: value,
     tensor: Callable[[str, object], object] = lambda name, data: data,
+    added: Mapping[str, int | str] | None = None,
 ) -> None:
-    """Rewrite a .gguf with changed metadata values (None drops a key) or tensor data."""
+    """Rewrite a .gguf with changed metadata values (None drops a key), keys added, or other tensor data."""
     import gguf
 
     reader = gguf.GGUFReader(path)
@@ -167,6 +168,8 @@ def edit_gguf(
         if value is not None:
             sub_type = entry.types[-1] if entry.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(key, value, entry.types[0], sub_type=sub_type)
+    for key, number in (added or {}).items():
+        (writer.add_string if isinstance(number, str) else writer.add_uint32)(key, number)
     for entry in reader.tensors:
         writer.add_tensor(entry.name, tensor(entry.name, entry.data.copy()), raw_dtype=entry.tensor_type)
     writer.write_header_to_file()

@@ -75,6 +75,20 @@ def _config(name: str = "config.json", **values: Any) -> Do:
     return do
 
 
+def _rope_base(theta: float) -> Do:
+    """Another base of the rotations, in the words of every version of transformers that the config is written in."""
+
+    def do(folder: Path, chain: Chain) -> None:
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        config["rope_parameters"]["rope_theta"] = theta
+        if "rope_theta" in config:
+            config["rope_theta"] = theta
+        path.write_text(json.dumps(config))
+
+    return do
+
+
 def _both(*steps: Do) -> Do:
     return lambda folder, chain: [step(folder, chain) for step in steps]
 
@@ -269,7 +283,7 @@ DAMAGES = (
     Damage("rsLoRA's scale ignored: alpha/r for alpha/sqrt(r)", "merged", _delta(8**-0.5), MERGE),
     Damage("the delta merged twice", "merged", _delta(2.0), MERGE),
     Damage("another adapter's deltas", "merged", _other_adapter, MERGE),
-    Damage("wrong RoPE base", "merged", _config(rope_theta=500000.0), MERGE),
+    Damage("wrong RoPE base", "merged", _rope_base(500000.0), MERGE),
     Damage("RoPE stretched twice", "merged", _config(rope_scaling={"rope_type": "linear", "factor": 2.0}), MERGE),
     Damage("wrong norm epsilon", "merged", _config(rms_norm_eps=1e-2), MERGE),
     Damage("another activation", "merged", _config(hidden_act="gelu"), MERGE),
@@ -350,7 +364,7 @@ DOSED = (
     Dosed(
         "RoPE base too large",
         "merged",
-        lambda dose: _config(rope_theta=10000.0 * (1 + dose)),
+        lambda dose: _rope_base(10000.0 * (1 + dose)),
         (0.1, 0.01, 0.001),
         "of its value",
         MERGE,

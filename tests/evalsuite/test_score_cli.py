@@ -215,6 +215,7 @@ def test_missing_files_and_encoders_are_said(run: Run, files: tuple[str, ...], t
         assert message in err
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(not bertscore_available(), reason="the bertscore extra is not installed")
 def test_bertscore_is_there_where_its_extra_is(run: Run, files: tuple[str, ...]) -> None:
     code, out, _ = run(*files, "--threads", "1", "--json")
@@ -229,7 +230,7 @@ def test_bertscore_is_there_where_its_extra_is(run: Run, files: tuple[str, ...])
 def test_without_the_extra_bertscore_is_left_out_and_said(
     run: Run, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalsuite.metrics.bertscore.DEFAULT_PACKAGE", "no_such_package")
+    monkeypatch.setattr("evalsuite.metrics.encoder.DEFAULT_PACKAGE", "no_such_package")
     code, out, _ = run(*files, "--json")
     assert code == 0
     assert "bertscore_f1" not in json.loads(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,8 @@ Tensor._fields_ = [
 
 
 def _op_name(op: int) -> str:
-    [path] = (Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so")
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    path = Path(llama_cpp.__file__).parent / "lib" / f"libggml-base.{suffix}"
     library = ctypes.CDLL(str(path))
     library.ggml_op_name.restype = ctypes.c_char_p
     return str(library.ggml_op_name(op).decode())
@@ -70,7 +72,9 @@ def engine_sums(
         return True
 
     callback = api.ggml_backend_sched_eval_callback(collect)
-    model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+    on_the_cpu = api.llama_model_default_params()
+    on_the_cpu.n_gpu_layers = 0
+    model = api.llama_model_load_from_file(str(path).encode(), on_the_cpu)
     params = api.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = chunk_tokens
     params.n_threads = params.n_threads_batch = 1

@@ -212,7 +212,7 @@ def test_gemma_with_its_own_kind_of_tokenizer(tmp_path: Path) -> None:
     [
         ("gemma2", {"query_pre_attn_scalar": 100}, "query_pre_attn_scalar 100: llama.cpp takes 32"),
         ("gemma2", {"tie_word_embeddings": False}, "tie_word_embeddings False"),
-        ("gemma2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
+        ("gemma2", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
         ("gemma3", {"hidden_activation": "silu"}, "hidden_activation 'silu'"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
         ("qwen2", {"num_attention_heads": 3}, "3 heads of 85 for a hidden size of 256"),

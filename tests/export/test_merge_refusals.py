@@ -377,12 +377,12 @@ def test_bytes_that_do_not_read_back_are_not_written_off(
 ) -> None:
     from export import shards
 
-    write = shards._write_all
+    write = shards.write_at
 
     def drop_a_byte(descriptor: int, view: memoryview, offset: int) -> None:
         write(descriptor, view, offset)
         if len(view) > 100_000:
             write(descriptor, memoryview(bytes([view[7] ^ 1])), offset + 7)
 
-    monkeypatch.setattr(shards, "_write_all", drop_a_byte)
+    monkeypatch.setattr(shards, "write_at", drop_a_byte)
     refuse(adapter, tmp_path / "merged", "does not read back as it was written")

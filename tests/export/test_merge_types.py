@@ -167,5 +167,6 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     expected, before = peft_merge(base, adapter), FolderWeights.open(base)
     assert set(merged.names()) == set(before.names())
     for name in merged.names():
-        assert torch.allclose(merged.read(name), expected[name], rtol=2e-6, atol=2e-6), name
+        within = "lm_head.weight" if name == "embed_out.weight" else name  # transformers 5 renames GPT-NeoX's in memory
+        assert torch.allclose(merged.read(name), expected[within], rtol=2e-6, atol=2e-6), name
     assert max(float((merged.read(name) - before.read(name)).abs().max()) for name in merged.names()) > 0.01

@@ -340,15 +340,28 @@ def test_numbers_no_model_can_have(tmp_path: Path) -> None:
 
 
 def test_an_architecture_whose_head_is_its_own_affair(tmp_path: Path) -> None:
-    """Open-Llama has a head, but does not tell which module it is."""
+    """A Llama that does not tell which module its head is."""
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
     from export.merge import merge_adapter
 
+    class ClosedConfig(LlamaConfig):
+        model_type = "closed"
+
+    class ClosedForCausalLM(LlamaForCausalLM):
+        config_class = ClosedConfig
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+    AutoConfig.register("closed", ClosedConfig, exist_ok=True)
+    AutoModelForCausalLM.register(ClosedConfig, ClosedForCausalLM, exist_ok=True)
     folder = make_llama(tmp_path / "m", layers=1)
     adapter = make_adapter(tmp_path / "adapter", folder)
-    edit_json(folder / "config.json", model_type="open-llama", architectures=["OpenLlamaForCausalLM"])
+    edit_json(folder / "config.json", model_type="closed", architectures=["ClosedForCausalLM"])
     message = refuse(
         "the architecture has no input or output embeddings of its own",
         lambda: merge_adapter(open_artifact(adapter), tmp_path / "merged"),
     )
-    assert "OpenLlamaForCausalLM" in message
+    assert "ClosedForCausalLM" in message
     assert not (tmp_path / "merged").exists()

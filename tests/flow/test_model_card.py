@@ -126,3 +126,10 @@ def test_the_runs_card_is_renewed_and_a_strangers_is_kept(tmp_path: Path, capsys
     write_card(run, "mine", artifacts, make_results(), make_verdicts())
     assert (run / CARD_FILE).read_text() == "# Mine\n"
     assert "is not Assay's" in capsys.readouterr().err
+
+
+def test_a_base_that_was_a_gguf_is_named_with_what_is_not_known_of_it(tmp_path: Path) -> None:
+    imported = {"file": "small.Q4_1.gguf", "bits_per_weight": 5.74, "cost": "what it cost is not known"}
+    text = model_card({"adapter": make(tmp_path, "adapter", imported=imported)}, title="mine")
+    assert "Fine-tuned with QLoRA from `small.Q4_1.gguf`, a GGUF of 5.74 bits per weight" in text
+    assert "What it cost is not known." in text

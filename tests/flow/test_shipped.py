@@ -9,7 +9,7 @@ import pytest
 from contract.artifact import new_artifact, open_artifact
 from contract.errors import AssayError
 from contract.verdict import Outcome, Verdict
-from flow.shipped import shipped
+from flow.shipped import refused, shipped
 from tests.kit.verdicts import basis, write_verdicts
 
 
@@ -52,3 +52,9 @@ def test_what_failed_since_or_is_another_file_now_is_not_shipped(tmp_path: Path)
     (run / "gguf" / "f16").rename(run / "gguf" / "q4_k_m")
     with pytest.raises(AssayError, match="nothing that was exported has passed"):
         shipped(run)
+
+
+def test_what_did_not_pass_is_shown_as_serving_refuses_it(tmp_path: Path) -> None:
+    said = refused(run_with(tmp_path / "run", merged="pass", f16="pass", q4_k_m="fail", onnx_int8="inconclusive"))
+    assert sorted(said) == ["onnx-int8", "q4_k_m"]
+    assert all("pass" in text for text in said.values())

@@ -36,6 +36,7 @@ def assay(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         ["verify", "no-such-bundle"],
         ["export", "gguf", "no-such", "--out", "x"],
         ["merge", "no-such", "--out", "x"],
+        ["import", "no-such.gguf", "--out", "x"],
     ],
 )
 def test_bad_input_is_one_message_and_exit_2(arguments: list[str]) -> None:

@@ -86,3 +86,40 @@ def test_bit_for_bit_what_generation_sees(which: str, tmp_path: Path, monkeypatc
     with pytest.raises(AssayError, match=r"exceed|longer|context"):
         list(runtime.score_as_written([(prompts[0] * 99, targets[0])], PARAMS))
     runtime.close()
+
+
+@pytest.mark.parametrize("which", ["f16", "q8_0", "q4_k_m"])
+def test_a_prompt_that_was_read_for_one_target_gives_the_same_bits_for_the_next(which: str, tmp_path: Path) -> None:
+    runtime: Any = MAKERS[which](tmp_path)
+    prompt = runtime.encode([Message("user", TEXTS[1] * 3)])
+    *_, anew = runtime.stream(prompt, PARAMS)
+    other = [(id + 1) % runtime.vocab_size for id in anew.ids]
+    targets = [[*other, 5], anew.ids, [*anew.ids[:3], *other], anew.ids[:2], other]
+    apart = []
+    for target in targets:
+        runtime.generate([prompt[:9]], PARAMS)  # the cache is another's
+        apart += runtime.score_as_written([(prompt, target)], PARAMS)
+    together = list(runtime.score_as_written([(prompt, target) for target in targets], PARAMS))
+    for one, another in zip(apart, together, strict=True):
+        assert np.array_equal(one, another)
+    for _ in range(2):  # along what was scored, and read anew
+        *_, written = runtime.stream(prompt, PARAMS)
+        assert (written.ids, written.stop, written.text) == (anew.ids, anew.stop, anew.text)
+    runtime.close()
+
+
+def test_steps_that_were_taken_before_are_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime: Any = MAKERS["q8_0"](tmp_path)
+    prompt = runtime.encode([Message("user", TEXTS[1])])
+    *_, anew = runtime.stream(prompt, PARAMS)
+    fed: list[int] = []
+    decode = runtime._engine.decode
+    monkeypatch.setattr(
+        runtime._engine, "decode", lambda tokens, *rest: fed.append(len(tokens)) or decode(tokens, *rest)
+    )
+    gold = [*anew.ids[:2], (anew.ids[2] + 1) % runtime.vocab_size, 9, 9]
+    list(runtime.score_as_written([(prompt, gold), (prompt, anew.ids)], PARAMS))
+    list(runtime.stream(prompt, PARAMS))
+    assert fed[0] == len(prompt)
+    assert sum(fed[1:]) in (len(gold) - 1 + len(anew.ids) - 3, len(gold) - 1 + len(anew.ids) - 2)
+    runtime.close()

@@ -12,8 +12,9 @@ from contract.errors import AssayError
 from contract.prompt import PromptSpec
 from contract.recipe import Recipe
 from trainer.adapter_folder import write_adapter
-from trainer.loss import labelled, summed_nll, takes_columns, validation_loss
+from trainer.loss import labelled, summed_nll, validation_loss
 from trainer.model import add_lora, load_base
+from trainer.parts import parts_of
 from trainer.tokenize import TokenRow, load_tokenizer, make_encoder
 
 pytestmark = pytest.mark.engine
@@ -68,35 +69,72 @@ def test_validation_changes_nothing_and_gradients_still_pass(model: Any, rows: l
     batch = collate([labelled(row) for row in rows])
     tokens = sum(row.supervised_tokens for row in rows)
     model.train()
-    before = summed_nll(model, batch, columns_only=True)
+    before = summed_nll(model, batch)
     validated = validation_loss(
         model,
         rows,
         lambda some: collate([labelled(row) for row in some]),
-        lambda model, batch: summed_nll(model, batch, columns_only=True),
+        lambda model, batch: summed_nll(model, batch),
         "cpu",
     )
     assert model.training
     assert validated == pytest.approx(before.item() / tokens, rel=1e-5)  # float32 on both sides, not bfloat16
-    after = summed_nll(model, batch, columns_only=True)
+    after = summed_nll(model, batch)
     after.backward()
     assert after.item() == before.item()
     first = [p for name, p in model.named_parameters() if "layers.0.self_attn.q_proj.lora_B" in name]
     assert first[0].grad.abs().max() > 0
 
 
-def test_leaving_out_prompt_columns_leaves_the_loss_as_it_is(model: Any, rows: list[TokenRow]) -> None:
-    batch = collate([labelled(row) for row in rows])
-    assert takes_columns(model.get_base_model())
-    short, whole = (summed_nll(model, batch, columns_only=flag).item() for flag in (True, False))
-    assert short == pytest.approx(whole, rel=1e-6)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+def plain_nll(model: Any, batch: Any) -> Any:
+    """As anyone would write it: logits everywhere, and those that count are picked by the loss."""
     import torch
 
-    plain = torch.nn.functional.cross_entropy(
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
     )
-    assert short == pytest.approx(plain.item(), rel=1e-6)
+
+
+def gradients(model: Any, losses: Any) -> dict[str, Any]:
+    """Of the sum of `losses`, by the adapter's parameters."""
+    model.zero_grad()
+    for loss in losses:
+        loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_logits_of_learned_positions_alone_leave_loss_and_gradients_as_they_are(
+    model: Any, rows: list[TokenRow]
+) -> None:
+    import torch
+
+    batch = collate([labelled(row) for row in rows])
+    ours, plain = summed_nll(model, batch), plain_nll(model, batch)
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
+    got, expected = gradients(model, [ours]), gradients(model, [plain])
+    assert set(got) == set(expected)
+    for name, gradient in expected.items():
+        assert torch.allclose(got[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()), name
+    assert model(input_ids=batch["input_ids"]).logits.shape[:2] == batch["input_ids"].shape  # the head is as it was
+
+
+def test_parts_of_a_batch_add_up_to_it(model: Any, rows: list[TokenRow]) -> None:
+    import torch
+
+    batch = collate([labelled(row) for row in rows])
+    lengths = sorted(row.tokens for row in rows)
+    parts = parts_of(batch, most_tokens=2 * lengths[1])
+    assert len(parts) > 1
+    assert sorted(length for part in parts for length in part["attention_mask"].sum(1).tolist()) == lengths
+    for part in parts:
+        assert part["input_ids"].shape[1] == part["attention_mask"].sum(1).max()
+        assert len(part["input_ids"]) == 1 or part["input_ids"].numel() <= 2 * lengths[1]
+    together, apart = [summed_nll(model, batch)], [summed_nll(model, part) for part in parts]
+    assert sum(loss.item() for loss in apart) == pytest.approx(together[0].item(), rel=1e-6)
+    got, expected = gradients(model, apart), gradients(model, together)
+    for name, gradient in expected.items():
+        assert torch.allclose(got[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()), name
 
 
 def test_the_batch_is_audited_and_the_adapter_stays_float32(
