@@ -13,8 +13,8 @@ import click
 # name: (module, what `assay --help` says of it)
 COMMANDS = {
     "run": ("flow.cli", "From a recipe to proven artifacts; skips what is there and valid."),
-    "data": ("trainer.cli", "Validate and split the examples; print what was found."),
-    "train": ("trainer.cli", "Fine-tune an adapter."),
+    "data": ("flow.train_cli", "Validate and split the examples; print what was found."),
+    "train": ("flow.train_cli", "Fine-tune an adapter."),
     "import": ("export.from_gguf.cli", "Make a model folder of a GGUF, and prove that it is the same model."),
     "merge": ("flow.merge_cli", "Merge an adapter into its base, clean, and prove it by reloading."),
     "export": ("flow.export_cli", "Write a model for another engine: GGUF, ONNX, a LoRA as GGUF, Ollama."),

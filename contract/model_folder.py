@@ -87,7 +87,7 @@ def resolve_model(reference: str | Path, revision: str | None = None, *, beside:
         raise AssayError(
             "a model folder is wanted here, and this is a GGUF",
             where=reference,
-            hint=f"make a folder of it: {import_command(path)} (assay run does so by itself)",
+            hint=f"make a folder of it: {import_command(path)} (assay run and assay train do so by themselves)",
         )
     if path.exists() or not _HUB_ID.fullmatch(reference):
         raise AssayError("no such model folder", where=reference)

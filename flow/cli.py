@@ -12,16 +12,7 @@ import click
 from contract.threads import threads_option
 
 if TYPE_CHECKING:
-    from contract.recipe import Recipe
     from flow.run import Stage
-
-
-def with_base(recipe: Recipe, model: str | None) -> Recipe:
-    """The recipe with another base model, where one is given: a folder or a hub id."""
-    if model is None:
-        return recipe
-    base = str(Path(model).resolve()) if Path(model).exists() else model
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": base, "revision": None})})
 
 
 @click.command("run")
@@ -57,9 +48,11 @@ def run_command(
 ) -> None:
     """From RECIPE to proven exports: train, merge, GGUF, ONNX, evaluate. What is there and valid is not done again."""
     from contract.recipe import load_recipe, run_folder
+    from flow.gguf_base import refuse_unfetched, with_base
     from flow.run import refuse_until, run_recipe
 
     loaded = with_base(load_recipe(recipe), model)
+    refuse_unfetched(loaded, recipe)
     refuse_until(loaded, until)
     result = run_recipe(loaded, out or run_folder(recipe), data=data, device=device, threads=threads, until=until)
     if as_json:
@@ -90,8 +83,11 @@ def doctor_command(recipe: Path | None, data: str | None, model: str | None, as_
     """Check this machine: versions, CPU features, disk, and a tiny convert-quantize-load round trip."""
     from contract.recipe import load_recipe
     from flow.doctor import as_text, examine, try_recipe
+    from flow.gguf_base import refuse_unfetched, with_base
 
     loaded = None if recipe is None else with_base(load_recipe(recipe), model)
+    if loaded is not None and recipe is not None:
+        refuse_unfetched(loaded, recipe)
     findings = examine()
     if loaded is not None:
         findings = try_recipe(findings, loaded, data)

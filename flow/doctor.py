@@ -78,11 +78,14 @@ def examine() -> dict[str, Any]:
 
 def try_recipe(findings: dict[str, Any], recipe: Recipe, data: str | None) -> dict[str, Any]:
     """The findings, with what became of a small twin of the recipe's model; what stops it is a problem."""
+    from flow.gguf_base import imported_apart
     from flow.preflight import preflight
     from trainer.data import load_splits
 
     try:
-        seconds = round(preflight(recipe, load_splits(recipe, data), threads=usable_cores()), 1)
+        splits = load_splits(recipe, data)
+        with imported_apart(recipe, threads=usable_cores()) as ready:
+            seconds = round(preflight(ready, splits, threads=usable_cores()), 1)
     except AssayError as error:
         return findings | {"preflight_s": None, "problems": [*findings["problems"], str(error)]}
     return findings | {"preflight_s": seconds}

@@ -71,6 +71,11 @@ class Ledger:
         return aside
 
 
+def is_run(folder: Path) -> bool:
+    """Has a run worked in this folder?"""
+    return (folder / _FILE).is_file()
+
+
 def _stages(value: Any) -> dict[str, dict[str, str]]:
     """What the file says, if it is what `Ledger.note` writes; ValueError where it is anything else."""
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from contract.cpu import this_cpu
 from contract.errors import AssayError
 from contract.model_folder import is_encoder_decoder, resolve_model
 from contract.sample_size import recipe_sample
-from flow.gguf_base import gguf_base, on_folder
+from flow.gguf_base import gguf_base, import_base, on_folder
 from flow.ledger import Ledger, key_of, locked
 from flow.preflight import is_worth_it, say_preflight
 
@@ -191,12 +191,8 @@ class _Run:
         gguf = gguf_base(self.recipe)
         if gguf is None:
             return
-        from export.from_gguf.to_folder import import_gguf
-
-        key = key_of(gguf=gguf.digest)
-        made = self._stage("base", key, lambda path: import_gguf(gguf.path, path, threads=self.threads))
-        if cost := made.details["imported"].get("cost"):
-            _say(f"base: {cost}")
+        made, is_new = import_base(gguf, self.ledger, threads=self.threads, command="run")
+        (self.result.done if is_new else self.result.skipped).append("base")
         self.recipe = on_folder(self.recipe, made.path)
 
     def _stage(self, stage: str, key: str, make: Callable[[Path], Artifact]) -> Artifact:

@@ -27,7 +27,8 @@ from contract.threads import threads_option
 def import_command(file: Path, out: Path, dtype: str, name: str | None, threads: int, as_json: bool) -> None:
     """Make a model folder of a GGUF FILE, to train on or to export, and run both side by side to prove it."""
     from export.cli import summary
-    from export.from_gguf.to_folder import Dtype, import_gguf
+    from export.from_gguf.description import Dtype
+    from export.from_gguf.to_folder import import_gguf
 
     made = import_gguf(file, out, dtype=cast(Dtype, dtype), name=name, threads=threads)
     if as_json:

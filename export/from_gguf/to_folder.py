@@ -8,22 +8,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from contract.artifact import Artifact, Parent, new_artifact, open_artifact, refuse_existing, tool_versions
 from contract.artifact_prompt import recorded_prompt
 from contract.errors import AssayError, listed
-from export.from_gguf.families import Read, read_config
+from export.from_gguf.description import Dtype, describe, write_description
 from export.from_gguf.header import FLOAT_TYPES, Header
-from export.from_gguf.tokenizer import ids_of, write_json, write_tokenizer
-from export.from_gguf.tokens import read_tokens
 
 if TYPE_CHECKING:
     import torch
 
     from export.from_gguf.weights import GgufWeights
 
-Dtype = Literal["float16", "bfloat16", "float32"]
 _SCRATCH = ".scratch"
 UNKNOWN_COST = (
     "what its quantization cost the model cannot be told from the file: no figure that is measured on this folder, or "
@@ -55,7 +52,6 @@ def import_gguf(
     """
     from export.from_gguf.check import check_folder
     from export.from_gguf.weights import take_tensors
-    from export.gguf_families import read_model
     from export.parallel import one_torch_thread
     from export.reload import prove_reload
     from export.shards import PlannedTensor, write_shards
@@ -66,14 +62,11 @@ def import_gguf(
     gguf = open_artifact(path, verify=True)
     if gguf.kind != "gguf":
         raise AssayError("this is no GGUF", where=str(path), got=gguf.kind, expected="a .gguf file")
-    header = Header(gguf.gguf_path)
-    row, config = read_config(header)
-    tokens = read_tokens(header, config["vocab_size"])
-    config |= {**ids_of(tokens), "dtype": dtype}
+    described = describe(gguf, dtype)
+    header, config, tokens = described.header, described.config, described.tokens
     details: dict[str, Any] = {"dtype": dtype, "imported": _provenance(header, gguf)}
-    license_name = gguf.details.get("license") or header.value("general.license")
-    if license_name:
-        details["license"] = str(license_name)
+    if described.license:
+        details["license"] = described.license
     if (prompt := recorded_prompt(gguf)) is not None:
         details["prompt"] = prompt.as_dict()
     with new_artifact(
@@ -87,13 +80,7 @@ def import_gguf(
         scratch = draft.path / _SCRATCH
         scratch.mkdir()
         print(f"reading {header.path.name}: {header.arch}, {_types(header)}", file=sys.stderr)
-        write_json(draft.path / "config.json", config)
-        write_tokenizer(draft.path, tokens, context=header.number("context_length"), where=header.where)
-        if license_name:
-            (draft.path / "README.md").write_text(_card(str(license_name), header), encoding="utf-8")
-        model = read_model(Source(draft.path, config, _Rows(row, config), header.where, {}, None))
-        header.refuse_unasked()
-        weights = take_tensors(model, header)
+        weights = take_tensors(write_description(described, draft.path), header)
         rounding = _Rounding(weights, dtype)
         planned = [PlannedTensor(tensor, weights.shape(tensor), dtype) for tensor in weights.names()]
         with one_torch_thread():
@@ -111,30 +98,6 @@ def import_gguf(
             print(f"note: {note}", file=sys.stderr)
         shutil.rmtree(scratch)
     return draft.finished
-
-
-class _Rows:
-    """Embeddings and head: all that a family asks of the weights before it says which there are."""
-
-    def __init__(self, row: Read, config: dict[str, Any]) -> None:
-        self._names = [row.embedding, *([] if config["tie_word_embeddings"] else ["lm_head.weight"])]
-        width: int = config.get("hidden_size") or config.get("n_embd") or config["d_model"]
-        self._shape: tuple[int, ...] = (config["vocab_size"], width)
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._shape
-
-    def dtype(self, name: str) -> str:
-        return "F32"
-
-    def read(self, name: str) -> torch.Tensor:
-        raise NotImplementedError(name)
-
-    def blocks(self, name: str, multiple: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
-        raise NotImplementedError(name)
 
 
 class _Rounding:
@@ -197,12 +160,3 @@ def _provenance(header: Header, gguf: Artifact) -> dict[str, Any]:
         "types": {name: one.kind for name, one in sorted(header.tensors.items())},
         **({"cost": UNKNOWN_COST} if quantized else {}),
     }
-
-
-def _card(license_name: str, header: Header) -> str:
-    """A model card that names the licence, and where the folder comes from."""
-    title = header.value("general.name") or header.path.stem
-    return (
-        f"---\nlicense: {license_name}\n---\n\n# {title}\n\n"
-        f"Made from `{header.path.name}` by `assay import`; manifest.json has its sha256 and the type of each tensor.\n"
-    )

@@ -23,11 +23,11 @@ from evalsuite.results import read_results
 from export.to_gguf import export_gguf
 from flow.choose_quant import choose_quant
 from flow.quant_limits import Limits
+from flow.train_cli import data
 from serve.proof import UnprovenError, refuse_unproven
 from tests.evalsuite.chain import examples
 from tests.evalsuite.quick import figures_only
 from tests.tiny import write_jsonl
-from trainer.cli import data
 from trainer.data import load_splits
 
 pytestmark = pytest.mark.engine

@@ -19,7 +19,7 @@ import trainer.train
 from contract.cpu import usable_cores
 from contract.recipe import run_folder
 from flow.cli import run_command
-from trainer.cli import train
+from flow.train_cli import train
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from contract.errors import AssayError
 from contract.recipe import Recipe
+from flow.train_cli import data
 from tests.tiny import write_jsonl
-from trainer.cli import data
 from trainer.data import load_splits
 from trainer.lengths import length_report
 from trainer.tokenize import targets
