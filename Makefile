@@ -90,7 +90,7 @@ ollama: $(READY) ## Write RUN/ollama: a Modelfile for RUN's Q4_K_M
 bench: $(READY) ## Side by side with the usual ways; prints ratios (needs what make demo made)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.evaluation --run $(RUN) $(ON_THREADS)
 
-bench-export: $(READY) ## Merging and exporting against PEFT and, with LLAMA_CPP=FOLDER/src, llama.cpp's own tools (10 GB)
+bench-export: $(READY) ## Merging and exporting against PEFT and, with ASSAY_LLAMA_CPP=FOLDER, llama.cpp's own tools (10 GB)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.export $(ON_THREADS)
 
 bench-onnx: $(READY) ## Our ONNX loop, Optimum's and, with GENAI=PYTHON of an environment that has it, onnxruntime-genai

@@ -5,7 +5,7 @@
 Random weights in TinyLlama's 1.1 billion shape with a rank-16 adapter on all linear layers, in float16. Each side is a
 process of its own that starts from nothing and ends with `sync`; the sides take turns, and medians are compared. Memory
 is the peak of resident pages, mapped files included. Our structural checks are on. FOLDER is what llama.cpp's build
-made: FOLDER/bin/llama-quantize beside its source with convert_hf_to_gguf.py in FOLDER/src, which LLAMA_CPP names
+made: FOLDER/bin/llama-quantize beside its source with convert_hf_to_gguf.py in FOLDER/src, which ASSAY_LLAMA_CPP names
 otherwise; without it only PEFT's merge is measured. Our peak is measured on 0.3 billion parameters too, and what
 starting, reading, hashing and writing take by themselves is printed to hold our times against.
 """
@@ -284,7 +284,7 @@ def limits(model: Model, work: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    named = Path(os.environ["LLAMA_CPP"]).parent if "LLAMA_CPP" in os.environ else None
+    named = Path(os.environ["ASSAY_LLAMA_CPP"]) if "ASSAY_LLAMA_CPP" in os.environ else None
     parser.add_argument("--llama-cpp", type=Path, default=named, help="llama.cpp's build, with its source in src")
     parser.add_argument("--work", type=Path, help="models are kept there, 2.9 GB; 8 GB more while it runs")
     parser.add_argument("--repeats", type=int, default=3)
