@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Hashable
 from typing import Any
 
 
 def cache_name(model: Any) -> str:
     """Where `model` knows it "cache", else its older name "past_key_values", which transformers 5.40 takes no more."""
-    return _of(type(model))
+    kind: Hashable = type(model)
+    return _of(kind)
 
 
 @functools.cache
