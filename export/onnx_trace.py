@@ -21,6 +21,7 @@ from contract.loaded_model import settle_head
 from contract.model_config import as_written_by_4, ropes
 from contract.model_folder import plain_causal, read_json
 from contract.own_process import own_module
+from contract.quiet import quiet_transformers
 from export.onnx_dimensions import settle_dimensions
 from export.onnx_graph import CAUSAL, OPSET, SEQ2SEQ, OnnxGraph, read_graph
 from export.onnx_source import SourceTensors
@@ -102,6 +103,7 @@ def load_model(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     seq2seq = submodels_of(folder) == SEQ2SEQ
+    quiet_transformers()
     with _made_of(folder), _quiet():
         model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True

@@ -22,6 +22,7 @@ from contract.errors import AssayError
 from contract.example import write_examples
 from contract.model_config import T5_FAMILY, head_is_tied
 from contract.model_folder import read_json, resolve_model
+from contract.quiet import quiet_transformers
 from contract.tensor_names import tensor_names
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def make_twin(base: Path, folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    quiet_transformers()
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*_WEIGHTS, *_OURS, "*.md"))
     where = str(base / "config.json")
     try:

@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 from contract.model_folder import plain_causal
 from runtimes.answer import Answer
 from runtimes.torch_aside import Aside
+from runtimes.torch_cache_name import cache_name
 
 ATTENTION = "grouped_sdpa"
 _READ_TOKENS = 1024  # padded tokens of prompts that are read together; matrix products gain nothing by more
@@ -156,7 +157,7 @@ def decode_steps(model: Any, answers: Sequence[Answer], aside: Aside | None = No
             input_ids=torch.tensor(tokens)[:, None],
             attention_mask=hidden[..., :used] if own_mask else seen[:, :used].long(),
             position_ids=positions,
-            past_key_values=cache,
+            **{cache_name(model): cache},
             use_cache=True,
             logits_to_keep=1,
         ).logits
@@ -190,7 +191,7 @@ def _read_apart(model: Any, cache: Any, answers: Sequence[Answer], aside: Aside 
             model(
                 input_ids=ids,
                 position_ids=torch.minimum(torch.arange(width), ends - 1),  # padding does not make a text longer
-                past_key_values=cache,
+                **{cache_name(model): cache},
                 use_cache=True,
                 logits_to_keep=torch.arange(first, width),
             )
@@ -217,7 +218,7 @@ def _read_together(model: Any, cache: Any, answers: Sequence[Answer], seen: torc
         input_ids=ids,
         attention_mask=seen.long(),
         position_ids=(seen.long().cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
+        **{cache_name(model): cache},
         use_cache=True,
         logits_to_keep=1,
     ).logits

@@ -18,6 +18,7 @@ from contract.errors import AssayError, listed
 from contract.loaded_model import settle_head
 from contract.model_config import ropes
 from contract.model_folder import VOCABULARIES, is_encoder_decoder, read_json, resolve_model
+from contract.quiet import quiet_transformers
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
 from runtimes.peft_keys import MERGEABLE_TYPES, parse_key
 
@@ -119,6 +120,7 @@ def _load_base(folder: Path) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    quiet_transformers()
     config = read_json(folder / "config.json")
     both = bool(config.get("is_encoder_decoder"))
     ropes(config, str(folder / "config.json"))  # a contradiction is named before transformers settles it
@@ -203,6 +205,8 @@ def _put_on(model: Any, folder: Path) -> Any:
     try:
         with _as_peft_writes_it(folder) as written, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PEFT warns of keys that do not match; below they are errors
+            # PEFT asks transformers by a name that it has changed
+            warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
             with safe_open(written / ADAPTER_WEIGHTS, "pt") as file:
                 found = set(file.keys())
             adapted = PeftModel.from_pretrained(model, written, is_trainable=False)

@@ -14,6 +14,7 @@ import torch
 from contract.runtime import GenerateParams
 from runtimes.answer import Answer
 from runtimes.logits_rules import TargetFormat
+from runtimes.torch_cache_name import cache_name
 
 Ids = Sequence[int]
 Pair = tuple[Ids, Ids]
@@ -73,7 +74,10 @@ def decode_steps(model: Any, answers: Sequence[Answer], start_id: int) -> Iterat
     tokens = [start_id] * len(rows)
     while True:
         logits = model(
-            decoder_input_ids=torch.tensor(tokens)[:, None], past_key_values=cache, use_cache=True, **read.feed()
+            decoder_input_ids=torch.tensor(tokens)[:, None],
+            **{cache_name(model): cache},
+            use_cache=True,
+            **read.feed(),
         ).logits[:, -1]
         found = logits.float().numpy()
         tokens = [answer.take(row) if answer.stop is None else 0 for answer, row in zip(rows, found, strict=True)]

