@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,20 @@ from contract.errors import AssayError, listed
 from contract.model_config import T5_FAMILY, differences, ropes, scales_tied_head
 from contract.model_folder import read_json
 from contract.tensor_names import tensor_names
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep transformers' bar for the weights that it loads from stderr, which is for progress that was asked for."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def refuse_misread(config: Mapping[str, Any], made: Mapping[str, Any], where: str) -> None:

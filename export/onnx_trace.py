@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import AssayError, listed
-from contract.loaded_model import settle_head
+from contract.loaded_model import no_bars, settle_head
 from contract.model_config import as_written_by_4, ropes
 from contract.model_folder import plain_causal, read_json
 from contract.own_process import own_module
@@ -140,7 +140,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), no_bars():
             warnings.simplefilter("ignore")
             yield
     except Exception:

@@ -15,7 +15,7 @@ import torch
 
 from contract.artifact import Artifact, open_artifact
 from contract.errors import AssayError, listed
-from contract.loaded_model import settle_head
+from contract.loaded_model import no_bars, settle_head
 from contract.model_config import ropes
 from contract.model_folder import VOCABULARIES, is_encoder_decoder, read_json, resolve_model
 from runtimes.nf4 import BLOCK_SIZE, put_on_nf4
@@ -130,16 +130,17 @@ def _load_base(folder: Path) -> Any:
             hint="use the 16-bit model, or remove a stale quantization_config",
         )
     try:
-        model, info = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            # T5 has no other than its own, and what caps attention none that could
-            attn_implementation=None if both or config.get("attn_logit_softcapping") else "sdpa",
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with no_bars():
+            model, info = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                # T5 has no other than its own, and what caps attention none that could
+                attn_implementation=None if both or config.get("attn_logit_softcapping") else "sdpa",
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise AssayError(
             "the folder's files do not make a model",

