@@ -88,7 +88,7 @@ def make_tokenizer(folder: Path) -> None:
     """A SentencePiece BPE with byte fallback, trained on the embedded dialogues and filled up to Llama's size."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
-    from transformers import LlamaTokenizerFast
+    from transformers import AutoTokenizer
 
     sentencepiece.SentencePieceTrainer.train(
         input=str(ROOT / "assets" / "dialogues" / "train.jsonl"),
@@ -107,7 +107,15 @@ def make_tokenizer(folder: Path) -> None:
     for index in range(len(model.pieces), VOCABULARY):
         model.pieces.add(piece=f"▁unused{index}", score=float(-index))
     (folder / "tokenizer.model").write_bytes(model.SerializeToString())
-    LlamaTokenizerFast(str(folder / "tokenizer.model")).save_pretrained(folder)
+    words: dict[str, str | bool] = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    words |= {"add_bos_token": True, "add_eos_token": False, "legacy": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(words))
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
 
 
 def make_model(model: Model, shape: str) -> None:

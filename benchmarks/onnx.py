@@ -5,6 +5,8 @@
                               [--work FOLDER]
 
 In float32 Optimum runs its own export of the same weights too ("optimum-own"), as it comes from `optimum-cli`.
+Optimum's processes see the packages that trace (export/onnx_tracer), as it needs an older transformers; they read the
+same files beside a config.json in its words.
 Models: tiny-llama, tiny-t5 and tiny-bart are the embedded bases; llama-0.2b and t5-0.2b have random weights; a folder
 holds any other model. An engine is a process of its own that loads the ONNX folder; then all take turns at writing the
 same number of tokens greedily behind the same prompts, one alone and eight together. A ratio is the median over the
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -28,9 +31,12 @@ from pathlib import Path
 from statistics import median, quantiles
 from subprocess import PIPE, STDOUT
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from contract.limits import OnnxPrecision
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"tiny-llama": "tiny-base", "tiny-t5": "tiny-t5", "tiny-bart": "tiny-bart"}
@@ -85,7 +91,7 @@ def optimum(folder: Path, threads: int, _: int) -> Write:
 
 def genai(folder: Path, _: int, __: int) -> Write:
     """onnxruntime-genai; the threads stand in the folder's genai_config.json."""
-    import onnxruntime_genai
+    import onnxruntime_genai  # type: ignore[import-not-found]  # lies in another environment
 
     model = onnxruntime_genai.Model(str(folder))
 
@@ -192,7 +198,7 @@ def model_folder(name: str, scratch: Path) -> Path:
     return scratch / name
 
 
-def exported(name: str, precisions: Sequence[str], scratch: Path) -> dict[str, Path]:
+def exported(name: str, precisions: Sequence[OnnxPrecision], scratch: Path) -> dict[OnnxPrecision, Path]:
     """The ONNX folders of a model; those that are there already are taken."""
     from contract.artifact import open_artifact
     from export.to_onnx import export_onnx
@@ -206,42 +212,82 @@ def exported(name: str, precisions: Sequence[str], scratch: Path) -> dict[str, P
 
 def own_export(name: str, scratch: Path) -> Path:
     """A model as Optimum alone exports it; taken if it is there already."""
-    from optimum.exporters.onnx import main_export
+    from export.onnx_tracer.overlay import overlay_environment
 
-    model, out = model_folder(name, scratch), scratch / f"{Path(name).name}-optimum"
+    out = scratch / f"{Path(name).name}-optimum"
     if not out.is_dir():
-        seq2seq = json.loads((model / "config.json").read_text()).get("is_encoder_decoder")
-        task = "text2text-generation-with-past" if seq2seq else "text-generation-with-past"
+        older = in_words_of_4(model_folder(name, scratch), scratch / f"{Path(name).name}-older")
         unfinished = out.with_suffix(".unfinished")
-        main_export(
-            str(model),
-            output=str(unfinished),
-            task=task,
-            dtype="fp32",
-            device="cpu",
-            do_validation=False,
-            no_post_process=True,
-            local_files_only=True,
-        )
+        command = [sys.executable, "-P", "-m", "benchmarks.onnx", "--export", str(older), str(unfinished)]
+        subprocess.run(command, cwd=ROOT, env=overlay_environment(), check=True)
         unfinished.rename(out)
     return out
 
 
+def export_by_optimum(model: Path, out: Path) -> None:
+    """In a process that sees Optimum: export a folder as `optimum-cli` does."""
+    from optimum.exporters.onnx import main_export
+
+    seq2seq = json.loads((model / "config.json").read_text()).get("is_encoder_decoder")
+    main_export(
+        str(model),
+        output=str(out),
+        task="text2text-generation-with-past" if seq2seq else "text-generation-with-past",
+        dtype="fp32",
+        device="cpu",
+        do_validation=False,
+        no_post_process=True,
+        local_files_only=True,
+    )
+
+
+def in_words_of_4(folder: Path, out: Path) -> Path:
+    """The same model for Optimum's transformers: its files are linked, and its config.json is rewritten."""
+    from contract.model_config import T5_FAMILY, as_written_by_4
+    from contract.model_folder import read_json
+
+    if out.is_dir():
+        return out
+    unfinished = out.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for file in folder.iterdir():
+        if file.is_file():
+            (unfinished / file.name).symlink_to(file.resolve())
+    config = as_written_by_4(read_json(folder / "config.json"))
+    (unfinished / "config.json").unlink()
+    (unfinished / "config.json").write_text(json.dumps(config))
+    weights = unfinished / "model.safetensors"
+    if config["model_type"] in T5_FAMILY and not config["tie_word_embeddings"] and weights.is_file():
+        from safetensors.numpy import load_file, save_file
+
+        tensors = load_file(weights)
+        if "lm_head.weight" not in tensors:  # the embeddings, not scaled, which version 4 cannot say
+            weights.unlink()
+            save_file({**tensors, "lm_head.weight": tensors["shared.weight"].copy()}, weights, {"format": "pt"})
+    return unfinished.rename(out)
+
+
 def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: Path) -> dict[str, Engine]:
     """Every engine's measurements; the engines take turns, and who begins changes from round to round."""
+    from export.onnx_tracer.overlay import overlay_environment
+
     config = json.loads((folder / "config.json").read_text())
     random = np.random.default_rng(0)
     prompts = random.integers(10, config["vocab_size"] - 10, (max(options.batches), options.prompt)).tolist()
     fed = [json.dumps(prompts), str(options.tokens)]
     threads = str(options.threads)
     worker = [sys.executable, "-m", "benchmarks.onnx", "--worker"]
-    commands = {engine: [*worker, engine, str(folder), *fed, threads] for engine in ("ours", "optimum")}
+    older = in_words_of_4(folder, scratch / "older" / folder.parent.name / folder.name)
+    commands = {"ours": [*worker, "ours", str(folder), *fed, threads]}
+    commands["optimum"] = [*worker, "optimum", str(older), *fed, threads]
     if own is not None:
         commands["optimum-own"] = [*worker, "optimum", str(own), *fed, threads]
     if options.genai and not config.get("is_encoder_decoder"):
         linked = genai_folder(folder, scratch / "genai" / folder.parent.name / folder.name, options.threads)
         commands["genai"] = [options.genai, __file__, "--worker", "genai", str(linked), *fed, threads]
-    engines = {engine: Engine(engine, command) for engine, command in commands.items()}
+    environments = {engine: overlay_environment() for engine in commands if engine.startswith("optimum")}
+    engines = {engine: Engine(engine, command, environments.get(engine)) for engine, command in commands.items()}
     for _ in range(options.launches):
         with ExitStack() as stack:
             order = list(engines.values())
@@ -258,15 +304,17 @@ def race(folder: Path, own: Path | None, options: argparse.Namespace, scratch: P
 class Engine:
     """A process that writes when it is its turn, and what that took."""
 
-    def __init__(self, name: str, command: list[str]) -> None:
-        self._name, self._command = name, command
+    def __init__(self, name: str, command: list[str], environment: dict[str, str] | None) -> None:
+        self._name, self._command, self._environment = name, command, environment
         self.loads_s: list[float] = []
         self.turns: dict[int, list[dict[str, float]]] = {}  # by prompts at a time
 
     def launch(self, stack: ExitStack) -> None:
         """Start it, and wait until it has loaded."""
         self._process = stack.enter_context(
-            subprocess.Popen(self._command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True)
+            subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True
+            )
         )
         self.loads_s.append(self._answer()["load_s"])
 
@@ -324,6 +372,9 @@ def main() -> None:
         engine, folder, prompts, tokens, threads = sys.argv[2:]
         work(engine, Path(folder), json.loads(prompts), int(tokens), int(threads))
         return
+    if sys.argv[1:2] == ["--export"]:
+        export_by_optimum(*map(Path, sys.argv[2:]))
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="tiny-llama,tiny-t5")
     parser.add_argument("--precisions", default="fp32,int8")
@@ -340,9 +391,9 @@ def main() -> None:
         scratch = options.work or Path(stack.enter_context(TemporaryDirectory()))
         links = Path(stack.enter_context(TemporaryDirectory()))
         for name in options.models.split(","):
-            for precision, folder in exported(name, options.precisions.split(","), scratch).items():
+            for precision, onnx in exported(name, options.precisions.split(","), scratch).items():
                 own = own_export(name, scratch) if precision == "fp32" else None
-                show(f"{name} {precision}", race(folder, own, options, links), options.tokens)
+                show(f"{name} {precision}", race(onnx, own, options, links), options.tokens)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from contract.artifact import open_artifact
 from contract.errors import AssayError
 from export.merge import merge_adapter
 from export.to_gguf import export_gguf
+from export.to_onnx import export_onnx
 from runtimes import load_runtime
 from tests.export.makers import edit_json
 from tests.tiny import make_adapter, make_llama
@@ -36,10 +37,16 @@ def by_gguf(folder: Path, scratch: Path) -> np.ndarray:
     return scored(made.path, kv_dtype="f32")
 
 
-# another engine's way from a folder to logits goes here, with how near it must come
+def by_onnx(folder: Path, scratch: Path) -> np.ndarray:
+    [made] = export_onnx(open_artifact(folder), scratch / "onnx", precisions=["fp32"], threads=1)
+    return scored(made.path)
+
+
+# an engine's way from a folder to logits, and how near it must come
 ENGINES: dict[str, tuple[Callable[[Path, Path], np.ndarray], float]] = {
     "torch": (by_torch, 1e-5),
     "gguf": (by_gguf, HALF),
+    "onnx": (by_onnx, 5e-5),
 }
 
 
@@ -153,6 +160,7 @@ def test_a_t5_that_stores_no_head_has_its_embeddings_unscaled(tmp_path: Path) ->
     right = by_transformers(folder)
     np.testing.assert_allclose(scored(folder), right, rtol=0, atol=1e-5)
     np.testing.assert_allclose(by_gguf(folder, tmp_path), right, rtol=0, atol=HALF)
+    np.testing.assert_allclose(by_onnx(folder, tmp_path), right, rtol=0, atol=5e-5)
 
 
 def test_an_adapter_merges_into_a_folder_that_both_versions_read(tmp_path: Path) -> None:
@@ -164,6 +172,8 @@ def test_an_adapter_merges_into_a_folder_that_both_versions_read(tmp_path: Path)
     right, near = scored(adapter, base_weights="w16"), 3e-5
     merged = merge_adapter(open_artifact(adapter), tmp_path / "merged", dtype="float32").path
     np.testing.assert_allclose(scored(merged), right, rtol=0, atol=near)
+    for name, of in (("adapter", adapter), ("merged", merged)):
+        np.testing.assert_allclose(by_onnx(of, tmp_path / f"{name}-by-onnx"), right, rtol=0, atol=near)
     words_of_tokens = read(merged / "tokenizer_config.json")
     assert words_of_tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert words_of_tokens["additional_special_tokens"] == ["<|im_start|>"]
@@ -195,6 +205,7 @@ def test_a_config_that_contradicts_itself_is_refused_everywhere(name: str, tmp_p
     for go in (
         lambda: scored(folder),
         lambda: by_gguf(folder, tmp_path),
+        lambda: by_onnx(folder, tmp_path),
         *([lambda: merge_adapter(open_artifact(adapter), tmp_path / "merged")] if adapter else []),
     ):
         with pytest.raises(AssayError) as error:
