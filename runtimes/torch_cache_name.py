@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Hashable
 from typing import Any
 
 
 def cache_name(model: Any) -> str:
     """Where `model` knows it "cache", else its older name "past_key_values", which transformers 5.40 takes no more."""
-    kind: Hashable = type(model)
-    return _of(kind)
+    return _of(model.__class__)
 
 
 @functools.cache
