@@ -68,7 +68,18 @@ def in_words_of_4(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [*((name, 5) for name in ROPES), ("yarn", 4), ("yarn with a factor on attention", 4)]
+    ("name", "form"),
+    [
+        ("yarn", 5),
+        ("yarn with a factor on attention", 4),
+        ("yarn with other betas", 5),
+        ("linear", 5),
+        ("llama3", 5),
+        pytest.param("yarn", 4, marks=pytest.mark.slow),
+        pytest.param("yarn with a factor on attention", 5, marks=pytest.mark.slow),
+        pytest.param("yarn with scales", 5, marks=pytest.mark.slow),
+        pytest.param("yarn with a factor other than the ratio", 5, marks=pytest.mark.slow),
+    ],
 )
 def test_logits_beyond_the_original_context(name: str, form: int, tmp_path: Path) -> None:
     rope = ROPES[name]
@@ -113,9 +124,7 @@ def test_angles_that_depend_on_the_length_are_refused(tmp_path: Path) -> None:
         export_onnx(open_artifact(folder), tmp_path / "out", precisions=["fp32"])
 
 
-@pytest.mark.parametrize(
-    ("family", "window"), [("mistral", CONTEXT), ("mistral", CONTEXT + 1), ("phi3", 262144), ("qwen2", CONTEXT)]
-)
+@pytest.mark.parametrize(("family", "window"), [("mistral", CONTEXT), ("phi3", 262144), ("qwen2", CONTEXT)])
 def test_a_window_as_long_as_the_context_is_none(family: str, window: int, tmp_path: Path) -> None:
     changes = {"use_sliding_window": True, "max_window_layers": 1} if family == "qwen2" else {}
     folder = make_model(tmp_path / "model", family, sliding_window=window, **changes)
