@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def own_module(name: str, *arguments: str) -> list[str]:
-    """The command that runs one of our modules in a process of its own; start it with `own_environment`."""
+    """The command that runs a module, ours or pip, in a process of its own; start it with `own_environment`."""
     return [sys.executable, "-P", "-m", name, *arguments]
 
 

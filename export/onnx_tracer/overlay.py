@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from contract.errors import AssayError
-from contract.own_process import own_environment
+from contract.own_process import own_environment, own_module
 
 PACKAGES = Path(__file__).with_name("packages.txt")
 VARIABLE = "ASSAY_ONNX_TRACER"
@@ -56,8 +56,8 @@ def fill() -> None:
     Raises:
         AssayError: pip could not.
     """
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(overlay())]
-    done = subprocess.run([*command, "--requirement", str(PACKAGES)], check=False)
+    options = ["--quiet", "--no-deps", "--upgrade", "--target", str(overlay()), "--requirement", str(PACKAGES)]
+    done = subprocess.run(own_module("pip", "install", *options), env=own_environment(), check=False)
     if done.returncode:
         raise AssayError("pip could not install what traces models", where=str(overlay()), got="see above")
 

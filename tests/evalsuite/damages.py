@@ -89,6 +89,14 @@ def _rope_base(theta: float) -> Do:
     return do
 
 
+def _rope_twice(folder: Path, chain: Chain) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["rope_parameters"] |= {"rope_type": "linear", "factor": 2.0}
+    config["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
+    path.write_text(json.dumps(config))
+
+
 def _both(*steps: Do) -> Do:
     return lambda folder, chain: [step(folder, chain) for step in steps]
 
@@ -284,7 +292,7 @@ DAMAGES = (
     Damage("the delta merged twice", "merged", _delta(2.0), MERGE),
     Damage("another adapter's deltas", "merged", _other_adapter, MERGE),
     Damage("wrong RoPE base", "merged", _rope_base(500000.0), MERGE),
-    Damage("RoPE stretched twice", "merged", _config(rope_scaling={"rope_type": "linear", "factor": 2.0}), MERGE),
+    Damage("RoPE stretched twice", "merged", _rope_twice, MERGE),
     Damage("wrong norm epsilon", "merged", _config(rms_norm_eps=1e-2), MERGE),
     Damage("another activation", "merged", _config(hidden_act="gelu"), MERGE),
     Damage(

@@ -94,7 +94,7 @@ BOTH = (
 DAMAGES = {
     "t5-1.0": (
         *BOTH,
-        Damaged("a tied head untied", _untied, MERGE),
+        Damaged("a tied head untied", _untied, frozenset({"not_loadable"})),
         Damaged("a head that is not there", _headless, frozenset({"not_loadable"})),
     ),
     "bart": (*BOTH, Damaged("the final bias lost", _biased, MERGE)),

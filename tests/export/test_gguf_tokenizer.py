@@ -259,9 +259,10 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path, llama_folder
     folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
     cut = text.index(old) if new == '"mer' else len(text)
     (folder / "tokenizer.json").write_text(text[:cut].replace(old, new) + new * (cut < len(text)), encoding="utf-8")
-    with pytest.raises(AssayError, match="the tokenizer cannot be loaded") as error:
+    torn = new == '"mer'
+    with pytest.raises(AssayError, match="is not JSON" if torn else "the tokenizer cannot be loaded") as error:
         load_tokenizer(folder)
-    assert "new enough" in str(error.value.hint)
+    assert torn or "new enough" in str(error.value.hint)
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path, llama_folder: Path) -> None:
