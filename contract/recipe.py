@@ -378,18 +378,14 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         return str((folder / value).resolve())
 
     base = recipe.model.base
-    local = (folder / base).exists() or base.startswith(".")
-    if recipe.model.package is not None:
-        local, folder_of_base = True, package_folder(recipe.model.package)
-    else:
-        folder_of_base = folder
+    package = recipe.model.package
+    home = folder if package is None else package_folder(package)
+    local = package is not None or (folder / base).exists() or base.startswith(".")
     template = recipe.prompt.template
     is_file = template is not None and template != "plain" and "{" not in template
     return recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(
-                update={"base": str((folder_of_base / base).resolve()) if local else base}
-            ),
+            "model": recipe.model.model_copy(update={"base": str((home / base).resolve()) if local else base}),
             "data": recipe.data.model_copy(
                 update={name: absolute(getattr(recipe.data, name)) for name in ("train", "valid", "test", "source")}
             ),

@@ -181,8 +181,7 @@ class BertScorer:
         from bert_score.utils import sent_encode
 
         tokenizer = self._tokenizer
-        # of a text without words bert-score asks what tokenizers of transformers 5 no longer have
-        ids: list[int] = sent_encode(tokenizer, text) if text.strip() else tokenizer("")["input_ids"]
+        ids: list[int] = sent_encode(tokenizer, text)
         room = self.limit - tokenizer.num_special_tokens_to_add()
         self._cut[text] = len(ids) >= self.limit and len(tokenizer.tokenize(text.strip())) > room
         return ids
